@@ -1,0 +1,90 @@
+"""Values as clean text, and back, equal.
+
+No backend takes every ``str``: PostgreSQL refuses NUL, and UTF-8 has no lone surrogates. So what is stored is *clean*
+text: NUL, surrogates and U+001A itself are written as U+001A and four hex digits. U+001A is a control character, which
+JSON never leaves bare, so the same escape serves plain text and JSON, and text without those characters (nearly all)
+is stored as it is, readable by anyone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from .errors import CorruptRecordError
+
+_MARK = "\x1a"
+_DIRTY = re.compile("[\x00\x1a\ud800-\udfff]")
+_ESCAPED = re.compile("\x1a([0-9a-f]{4})")
+_PARTS = _MARK + "["
+_BYTES = "b:"  # no JSON text starts with it
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def escape(text: str) -> str:
+    """`text` without NUL, surrogates or bare U+001A."""
+    return _DIRTY.sub(lambda match: f"{_MARK}{ord(match[0]):04x}", text)
+
+
+def unescape(text: str) -> str:
+    """What `escape` was given."""
+    if _MARK not in text:
+        return text
+    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def dumps(value: Any) -> str:
+    """`value` as one line of clean JSON text; it must be plain JSON data (see `checks.check_json`)."""
+    return escape(_encode(value))
+
+
+def loads(text: str) -> Any:
+    """What `dumps` was given.
+
+    Raises:
+        CorruptRecordError: `text` is no JSON.
+    """
+    try:
+        return json.loads(unescape(text))
+    except ValueError as error:
+        raise CorruptRecordError(f"stored JSON cannot be read: {error}") from error
+
+
+def content_to_text(content: str | list[Any]) -> str:
+    """A message's content as clean text: a string as it is, a list of parts as marked JSON."""
+    return escape(content) if isinstance(content, str) else _MARK + dumps(content)
+
+
+def content_from_text(text: str) -> str | list[Any]:
+    """What `content_to_text` was given."""
+    if text.startswith(_PARTS):
+        parts: list[Any] = loads(text[1:])
+        return parts
+    return unescape(text)
+
+
+def value_to_text(value: Any) -> str:
+    """A state value as clean text: JSON, or marked base64 for ``bytes``."""
+    return _BYTES + base64.b64encode(value).decode() if isinstance(value, bytes) else dumps(value)
+
+
+def value_from_text(text: str) -> Any:
+    """What `value_to_text` was given."""
+    return base64.b64decode(text[len(_BYTES) :]) if text.startswith(_BYTES) else loads(text)
+
+
+def to_micros(moment: datetime) -> int:
+    """Whole microseconds since 1970, exact (floats are not)."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    """The aware UTC datetime of `to_micros`."""
+    return _EPOCH + timedelta(microseconds=micros)

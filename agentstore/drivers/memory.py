@@ -1,0 +1,273 @@
+"""The reference implementation: everything in this process, gone with it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from bisect import bisect_left, bisect_right
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from agentstore import rules
+from agentstore.errors import ClosedError, ConfigurationError, ConflictError
+from agentstore.records import Message, Page, Session, StateItem, utcnow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from agentstore.options import PoolOptions
+    from agentstore.protocol import Append, Change, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
+    from agentstore.url import StoreURL
+
+
+class MemoryBackend:
+    """Conversations and state in dicts.
+
+    One thread lock guards all; it is held for microseconds and never across an await.
+    """
+
+    loop_bound: ClassVar[bool] = False
+    lacks: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, url: StoreURL, pool: PoolOptions) -> None:
+        del pool  # there is nothing to connect to
+        if url.hosts or url.path.strip("/"):
+            raise ConfigurationError(f"{url} names a place, but memory: has none", hint="Write memory:")
+        self._lock = threading.Lock()
+        self._closed = False
+        self._sessions: dict[str, rules.Stored] = {}
+        self._logs: dict[str, list[Message]] = {}
+        self._items: dict[str, dict[str, StateItem]] = {}
+        self._floors: dict[str, int] = {}
+
+    async def aopen(self) -> None:
+        self._check_open()
+
+    async def aclose(self) -> None:
+        self._closed = True
+
+    async def ping(self) -> None:
+        self._check_open()
+
+    def close_at_exit(self) -> None:
+        self._closed = True
+
+    # --- conversations ---
+
+    async def append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
+        with self._lock:
+            self._check_open()
+            stored = {op.session_id: self._stored(op.session_id) for op in batch}
+            outcomes, written = rules.plan_appends([_own(op) for op in batch], stored, utcnow())
+            for session_id, entry in written.items():
+                if entry.wipe:
+                    self._logs.pop(session_id, None)
+                self._logs.setdefault(session_id, []).extend(entry.messages)
+                self._sessions[session_id] = stored[session_id]
+        return [_copies(item) if isinstance(item, list) else item for item in outcomes]
+
+    async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
+        with self._lock:
+            self._check_open()
+            return rules.each(batch, self._read)
+
+    async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
+        with self._lock:
+            self._check_open()
+            return rules.each(batch, lambda head: _copy(self._visible(head.session_id, head.user_id)))
+
+    async def list_sessions(self, listing: Listing) -> Page[Session]:
+        with self._lock:
+            self._check_open()
+            now = utcnow()
+            found = [
+                entry.session
+                for entry in self._sessions.values()
+                if entry.session is not None
+                and rules.is_live(entry.session.expires_at, now)
+                and listing.user_id in (None, entry.session.user_id)
+                and listing.agent in (None, entry.session.agent)
+            ]
+        found.sort(key=rules.listing_key, reverse=True)
+        if listing.cursor is not None:
+            last = rules.read_cursor(listing.cursor)
+            found = [session for session in found if rules.listing_key(session) < last]
+        return rules.page([copy.deepcopy(s) for s in found[: listing.limit + 1]], listing.limit)
+
+    async def pop(self, session_id: str, count: int, *, user_id: str | None = None) -> list[Message]:
+        with self._lock:
+            self._check_open()
+            return self._cut(session_id, count, user_id)
+
+    async def clear(self, session_id: str, *, user_id: str | None = None) -> int:
+        with self._lock:
+            self._check_open()
+            return len(self._cut(session_id, len(self._logs.get(session_id, ())), user_id))
+
+    async def update(self, change: Change) -> Session:
+        with self._lock:
+            self._check_open()
+            entry = self._sessions.get(change.session_id, rules.Stored())
+            entry.session = rules.changed(entry.session, copy.deepcopy(change), utcnow())
+            return copy.deepcopy(entry.session)
+
+    async def delete(self, session_id: str, *, user_id: str | None = None) -> bool:
+        with self._lock:
+            self._check_open()
+            if self._visible(session_id, user_id) is None:
+                return False
+            self._retire(session_id)
+            return True
+
+    async def restore(self, session: Session, messages: Sequence[Message]) -> None:
+        with self._lock:
+            self._check_open()
+            if self._visible(session.id, None) is not None:
+                raise ConflictError(f"session {session.id!r} exists")
+            last_seq = max(self._sessions.get(session.id, rules.Stored()).last_seq, session.last_seq)
+            head = replace(copy.deepcopy(session), last_seq=last_seq, message_count=len(messages))
+            self._logs[session.id] = _copies(messages)
+            self._sessions[session.id] = rules.Stored(
+                head, last_seq, {message.id: message for message in self._logs[session.id]}
+            )
+
+    async def purge_sessions(self) -> int:
+        with self._lock:
+            self._check_open()
+            now = utcnow()
+            expired = [
+                key
+                for key, entry in self._sessions.items()
+                if entry.session is not None and not rules.is_live(entry.session.expires_at, now)
+            ]
+            for session_id in expired:
+                self._retire(session_id)
+            return len(expired)
+
+    def _stored(self, session_id: str) -> rules.Stored:
+        return self._sessions.get(session_id) or rules.Stored()
+
+    def _visible(self, session_id: str, user_id: str | None) -> Session | None:
+        return rules.visible(self._stored(session_id).session, user_id, utcnow())
+
+    def _read(self, op: Read) -> list[Message]:
+        if self._visible(op.session_id, op.user_id) is None:
+            return []
+        log = self._logs[op.session_id]
+        start = 0 if op.after is None else bisect_right(log, op.after, key=_seq)
+        end = len(log) if op.before is None else bisect_left(log, op.before, key=_seq)
+        if op.limit is not None and op.oldest_first:
+            end = min(end, start + op.limit)
+        elif op.limit is not None:
+            start = max(start, end - op.limit)
+        return _copies(log[start:end])
+
+    def _cut(self, session_id: str, count: int, user_id: str | None) -> list[Message]:
+        session = self._visible(session_id, user_id)
+        if session is None or not count:
+            return []
+        log = self._logs[session_id]
+        removed = log[max(0, len(log) - count) :]
+        if removed:
+            entry = self._sessions[session_id]
+            del log[len(log) - len(removed) :]
+            for message in removed:
+                del entry.messages[message.id]
+            entry.session = rules.shortened(session, len(removed), utcnow())
+            entry.last_seq = entry.session.last_seq
+        return removed
+
+    def _retire(self, session_id: str) -> None:
+        self._logs.pop(session_id, None)
+        self._sessions[session_id] = rules.Stored(last_seq=self._sessions[session_id].last_seq)
+
+    # --- state ---
+
+    async def get_items(self, batch: Sequence[GetItems]) -> list[Outcome[dict[str, StateItem]]]:
+        with self._lock:
+            self._check_open()
+            return rules.each(batch, self._get)
+
+    async def write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:
+        with self._lock:
+            self._check_open()
+            plan = self._plan(rules.named_keys(batch))
+            outcomes = plan.apply(copy.deepcopy(batch), utcnow())
+            self._keep(plan)
+            return outcomes
+
+    async def scan(self, scan: Scan) -> list[StateItem]:
+        with self._lock:
+            self._check_open()
+            now = utcnow()
+            found = [
+                item
+                for key, item in self._items.get(scan.namespace, {}).items()
+                if key.startswith(scan.prefix)
+                and rules.is_live(item.expires_at, now)
+                and (scan.after is None or (key < scan.after if scan.reverse else key > scan.after))
+            ]
+            found.sort(key=lambda item: item.key, reverse=scan.reverse)
+            return copy.deepcopy(found[: scan.limit])
+
+    async def purge_state(self) -> int:
+        with self._lock:
+            self._check_open()
+            now = utcnow()
+            expired = [
+                (namespace, key)
+                for namespace, items in self._items.items()
+                for key, item in items.items()
+                if not rules.is_live(item.expires_at, now)
+            ]
+            plan = self._plan(expired)
+            for namespace, key in expired:
+                plan.remove(namespace, key)
+            self._keep(plan)
+            return len(expired)
+
+    def _get(self, op: GetItems) -> dict[str, StateItem]:
+        items, now = self._items.get(op.namespace, {}), utcnow()
+        return {
+            key: copy.deepcopy(items[key])
+            for key in op.keys
+            if key in items and rules.is_live(items[key].expires_at, now)
+        }
+
+    def _plan(self, names: Iterable[tuple[str, str]]) -> rules.StatePlan:
+        names = list(names)
+        return rules.StatePlan(
+            items={name: self._items.get(name[0], {}).get(name[1]) for name in names},
+            floors={namespace: self._floors.get(namespace, 0) for namespace, _ in names},
+        )
+
+    def _keep(self, plan: rules.StatePlan) -> None:
+        for name in plan.changed:
+            namespace, key = name
+            item = plan.items[name]
+            if item is None:
+                self._items.get(namespace, {}).pop(key, None)
+            else:
+                self._items.setdefault(namespace, {})[key] = item
+        self._floors.update((namespace, plan.floors[namespace]) for namespace in plan.raised)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this store was closed", hint="Make a new one with db(...)")
+
+
+def _seq(message: Message) -> int:
+    return message.seq or 0
+
+
+def _copy(record: Any) -> Any:
+    return copy.deepcopy(record)
+
+
+def _copies(messages: Iterable[Message]) -> list[Message]:
+    """Messages whose dicts and lists nobody else holds; most have none, and are shared."""
+    return [m if isinstance(m.content, str) and not m.metadata else copy.deepcopy(m) for m in messages]
+
+
+def _own(op: Append) -> Append:
+    return replace(op, messages=tuple(_copies(op.messages)), metadata=copy.deepcopy(op.metadata))

@@ -1,0 +1,85 @@
+"""Every error that agentstore raises on purpose.
+
+AgentstoreError
+├── ConfigurationError       an argument, URL or environment is wrong: nothing was tried
+├── UnavailableError         the backend cannot be reached or used now
+│   └── PoolTimeoutError     no connection came free within PoolOptions.timeout
+├── ConflictError            expected_seq, if_version or an existing session says otherwise
+├── AccessDeniedError        the session belongs to another user_id
+├── InvalidInputError        a value cannot be stored as it is (also a ValueError)
+│   └── MessageTooLargeError more than 8 MiB
+├── CorruptRecordError       what is stored cannot be read
+├── QueueFullError           the write queue stayed full for QueueOptions.timeout
+├── ClosedError              the Database was closed
+├── SchemaError              the store was written by a newer version
+└── SessionNotFoundError     no such session, where one is needed
+
+Where a driver raised first, its own exception is the ``__cause__``.
+"""
+
+from __future__ import annotations
+
+
+class AgentstoreError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        message: What went wrong, naming the argument or server. Never holds a password.
+        hint: What to do about it, where there is something to do.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}. {self.hint}" if self.hint else message
+
+
+class ConfigurationError(AgentstoreError):
+    """An argument, a URL or the environment is wrong; nothing was tried."""
+
+
+class UnavailableError(AgentstoreError):
+    """The backend cannot be reached or used now."""
+
+
+class PoolTimeoutError(UnavailableError):
+    """No connection came free within ``PoolOptions.timeout``."""
+
+
+class ConflictError(AgentstoreError):
+    """``expected_seq`` or ``if_version`` does not hold, or what would be created is there with other content."""
+
+
+class AccessDeniedError(AgentstoreError):
+    """The session belongs to another ``user_id``."""
+
+
+class InvalidInputError(AgentstoreError, ValueError):
+    """A value cannot be stored and come back equal; nothing was stored."""
+
+
+class MessageTooLargeError(InvalidInputError):
+    """A message or a state value is over 8 MiB; nothing was stored."""
+
+
+class CorruptRecordError(AgentstoreError):
+    """What is stored cannot be read."""
+
+
+class QueueFullError(AgentstoreError):
+    """The write queue stayed full for ``QueueOptions.timeout``; the write was not accepted."""
+
+
+class ClosedError(AgentstoreError):
+    """The Database was closed."""
+
+
+class SchemaError(AgentstoreError):
+    """The store was written by a newer version of agentstore."""
+
+
+class SessionNotFoundError(AgentstoreError):
+    """No such session, or it has expired."""

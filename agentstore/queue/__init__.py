@@ -1,0 +1,1 @@
+"""The write path between callers and a driver: who commits with whom."""

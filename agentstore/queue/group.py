@@ -1,0 +1,126 @@
+"""Natural batching: while one round trip is in flight, the next group gathers.
+
+A lone caller goes at once, with no timer; under load each round trip serves everyone who came during the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from agentstore.concurrency import ended
+from agentstore.errors import AgentstoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from agentstore.protocol import Outcome
+
+Op = TypeVar("Op")
+Out = TypeVar("Out")
+
+
+class Grouping(Generic[Op, Out]):
+    """Gathers the operations of one event loop into batches and hands each caller its own outcome.
+
+    Args:
+        run: Carries out a batch: an outcome for each operation, or an exception for all.
+        max_items: The most operations in one batch.
+        weigh: Bytes of an operation.
+        max_bytes: The most bytes in one batch; a single heavier operation goes alone.
+        wait_in_flight: Whether a cancelled caller waits for a batch in flight to end (writes: it must know that
+            nothing of it happens after it has gone) or leaves at once (reads).
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Op]], Awaitable[Sequence[Outcome[Out]]]],
+        *,
+        weigh: Callable[[Op], int] = lambda _op: 0,
+        max_items: int = 1000,
+        max_bytes: int = 16 * 2**20,
+        wait_in_flight: bool = True,
+    ) -> None:
+        self._run = run
+        self._weigh = weigh
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._wait_in_flight = wait_in_flight
+        self._waiting: deque[tuple[Op, asyncio.Future[Out]]] = deque()
+        self._drainer: asyncio.Task[None] | None = None
+        self.groups = 0
+        self.operations = 0
+
+    @property
+    def waiting(self) -> int:
+        """Operations that wait for their group's turn."""
+        return len(self._waiting)
+
+    async def submit(self, op: Op) -> Out:
+        """Carry out `op` in the next group.
+
+        A cancelled caller whose operation still waits withdraws it. One in flight is waited for, then the cancellation
+        goes on.
+        """
+        entry = (op, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        if self._drainer is None or self._drainer.done():
+            self._drainer = asyncio.create_task(self._drain())
+        try:
+            return await asyncio.shield(entry[1])
+        except asyncio.CancelledError:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+            elif self._wait_in_flight:
+                await ended(entry[1])
+            raise
+
+    async def idle(self) -> None:
+        """Wait until all that was submitted has ended."""
+        while self._drainer is not None and not self._drainer.done():
+            await asyncio.wait([self._drainer])
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                group = self._next_group()
+                await self._carry_out(group)
+        finally:  # only a dying loop cancels this task; nobody may be left waiting
+            for _, future in self._waiting:
+                future.cancel()
+            self._waiting.clear()
+
+    def _next_group(self) -> list[tuple[Op, asyncio.Future[Out]]]:
+        group = [self._waiting.popleft()]
+        size = self._weigh(group[0][0])
+        while self._waiting and len(group) < self._max_items:
+            size += self._weigh(self._waiting[0][0])
+            if size > self._max_bytes:
+                break
+            group.append(self._waiting.popleft())
+        return group
+
+    async def _carry_out(self, group: list[tuple[Op, asyncio.Future[Out]]]) -> None:
+        outcomes: Sequence[Outcome[Out]]
+        try:
+            outcomes = await self._run([op for op, _ in group])
+        except AgentstoreError as error:
+            outcomes = [error] * len(group)
+        except asyncio.CancelledError:
+            for _, future in group:
+                future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001  a bug in a driver: every caller is told, none is left waiting
+            for _, future in group:
+                future.set_exception(error)
+                future.exception()  # a caller that has gone needs no "never retrieved"
+            return
+        self.groups += 1
+        self.operations += len(group)
+        for (_, future), outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, AgentstoreError):
+                future.set_exception(outcome)
+                future.exception()
+            else:
+                future.set_result(outcome)

@@ -1,0 +1,187 @@
+"""What is stored and handed back: frozen records, plain data, aware UTC times with microseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, Generic, Self, TypeVar
+
+import uuid_utils
+
+from .errors import InvalidInputError
+
+T = TypeVar("T")
+
+
+def new_id() -> str:
+    """A fresh UUIDv7 (RFC 9562): unique everywhere, and later ids sort later."""
+    return str(uuid_utils.uuid7())
+
+
+def utcnow() -> datetime:
+    """Now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="microseconds")
+    if isinstance(value, tuple):
+        return [item.to_dict() if isinstance(item, Record) else item for item in value]
+    return value
+
+
+class Record:
+    """What all records share: they become plain dicts and come back equal."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data; times in ISO 8601 with microseconds."""
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """What `to_dict` gave, or any part of it that holds the fields without a default.
+
+        Raises:
+            InvalidInputError: A field is missing, unknown or of the wrong type.
+        """
+        try:
+            return cls(**{name: _parsed(name, value) for name, value in data.items()})
+        except (TypeError, AttributeError) as error:
+            raise InvalidInputError(f"this is no {cls.__name__}: {error}") from error
+
+
+def _parsed(name: str, value: Any) -> Any:
+    if name.endswith("_at") and isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError as error:
+            raise InvalidInputError(f"{name} is {value!r}, which is no ISO 8601 time") from error
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall(Record):
+    """A model's wish to run a tool.
+
+    Attributes:
+        id: What the tool's answer refers to (``Message.tool_call_id``).
+        name: The tool's name.
+        arguments: The model's JSON text, verbatim; it may be no valid JSON at all.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+    def __post_init__(self) -> None:
+        for item in (self.id, self.name, self.arguments):
+            if not isinstance(item, str):
+                raise InvalidInputError(f"a ToolCall's id, name and arguments are text, not {type(item).__name__}")
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Record):
+    """One message of a conversation.
+
+    Attributes:
+        role: ``user``, ``assistant``, ``tool``, ``system`` or whatever the caller's model uses.
+        content: Text, or a list of JSON parts (images, say). Never None.
+        id: The idempotency key within its session; a UUIDv7 unless given.
+        seq: Its place in the session, given by the backend; None until it is stored there.
+        tool_calls: The tools that an assistant asks for.
+        tool_call_id: The call that a tool's message answers.
+        name: Who speaks, where the role does not say it.
+        metadata: Any JSON object.
+        run_id: The turn it belongs to.
+        created_at: When it was made, by its maker's clock. It orders nothing.
+    """
+
+    role: str
+    content: str | list[Any]
+    id: str = field(default_factory=new_id)
+    seq: int | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
+    created_at: datetime = field(default_factory=utcnow)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.content, (str, list)):
+            raise InvalidInputError(f"Message.content is text or a list of parts, not {type(self.content).__name__}")
+        if type(self.tool_calls) is not tuple or any(type(call) is not ToolCall for call in self.tool_calls):
+            calls = (c if isinstance(c, ToolCall) else ToolCall.from_dict(c) for c in self.tool_calls or ())
+            object.__setattr__(self, "tool_calls", tuple(calls))
+        if self.created_at.tzinfo is not UTC:
+            object.__setattr__(self, "created_at", _utc(self.created_at, "Message.created_at"))
+
+
+@dataclass(frozen=True, slots=True)
+class Session(Record):
+    """A conversation, without its messages.
+
+    Attributes:
+        id: Its name, given by the caller.
+        user_id: Its owner; None if it has none.
+        agent: The agent that began it.
+        title: For people.
+        metadata: Any JSON object.
+        created_at: When its first append came.
+        updated_at: Its last activity: an append, pop, clear or update.
+        message_count: Messages it holds now.
+        last_seq: The last seq that was given, also to a pop or clear.
+        expires_at: When it becomes invisible; None is never. Always ``updated_at`` plus its TTL.
+        parent_id: The session it was forked from.
+    """
+
+    id: str
+    user_id: str | None = None
+    agent: str | None = None
+    title: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    created_at: datetime = field(default_factory=utcnow)
+    updated_at: datetime = field(default_factory=utcnow)
+    message_count: int = 0
+    last_seq: int = 0
+    expires_at: datetime | None = None
+    parent_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Record, Generic[T]):
+    """Part of a listing.
+
+    Attributes:
+        items: What this page holds.
+        next_cursor: What to pass as ``cursor`` for the next page; None at the end.
+    """
+
+    items: tuple[T, ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateItem(Record):
+    """A key of the state with what it holds.
+
+    Attributes:
+        key: Its name within the scope.
+        value: JSON data or ``bytes``.
+        version: Rises with each change and is never used again for this key.
+        expires_at: When it becomes invisible; None is never.
+    """
+
+    key: str
+    value: Any
+    version: int
+    expires_at: datetime | None = None
+
+
+def _utc(moment: datetime, what: str) -> datetime:
+    if moment.tzinfo is None:
+        raise InvalidInputError(f"{what} is {moment!r}: it needs a time zone")
+    return moment.astimezone(UTC)
