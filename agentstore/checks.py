@@ -137,6 +137,14 @@ def check_value(value: Any) -> int:
     return size
 
 
+def check_text(value: Any, what: str) -> str:
+    """`value`, if it is a str of at most 8 MiB."""
+    if not isinstance(value, str):
+        raise InvalidInputError(f"{what} must be a str, not {type(value).__name__}")
+    check_size(_utf8(value), what)
+    return value
+
+
 def check_size(size: int, what: str) -> None:
     """Let `size` bytes pass up to 8 MiB.
 

@@ -7,7 +7,7 @@ A driver implements `ConversationStore` and `StateStore`, usually in one class; 
   batch, of which nothing is then stored (or nobody can know, and a retry is safe: ids are idempotency keys).
 - **One order.** Operations of a batch on one session or key take effect in the order given.
 - **Checked input.** Ids, sizes and JSON data were checked above (`agentstore.checks`): a driver relies on that.
-- **Own time.** A driver reads the clock that all its writers share where there is one (a server's), else this process's.
+- **Own time.** A driver reads the clock that its writers share where there is one (a server's), else this process's.
 - **Any loop.** A store with ``loop_bound = False`` is one object used from any thread and loop at once; of a store
   with ``loop_bound = True`` each event loop gets its own.
 
@@ -40,6 +40,9 @@ class Keep:
     def __repr__(self) -> str:
         return "KEEP"
 
+    def __reduce__(self) -> str:
+        return "KEEP"  # a copy is the very same
+
 
 KEEP = Keep()
 
@@ -50,13 +53,14 @@ class Append:
 
     Attributes:
         session_id: Created if it is not there, or has expired.
-        messages: With distinct ids and ``seq=None``; none at all creates or touches the session.
+        messages: With distinct ids; their ``seq`` says nothing yet. None at all creates or touches the session.
         user_id: Who asks; becomes the owner of a session created here.
         agent: Set on a session created here.
         metadata: Merged into the session's at the top level.
         ttl: The session's time to live from now on; None keeps it.
         default_ttl: The TTL of a session created here, where ``ttl`` is None.
         expected_seq: What the session's ``last_seq`` must be; 0 also means that there is none.
+        size: Bytes of the messages, by which groups are bounded.
     """
 
     session_id: str
@@ -67,6 +71,7 @@ class Append:
     ttl: timedelta | None = None
     default_ttl: timedelta | None = None
     expected_seq: int | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +126,15 @@ class Change:
 class SetItems:
     """Sets keys of a namespace together; its outcome is the new version (of the last key).
 
-    ``if_version`` goes with one key: its version now, 0 for a key that is not there.
+    ``if_version`` goes with one key: its version now, 0 for a key that is not there. ``size`` is the bytes of the
+    values, by which groups are bounded.
     """
 
     namespace: str
     items: Mapping[str, Any]
     ttl: timedelta | None = None
     if_version: int | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

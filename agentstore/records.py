@@ -26,8 +26,12 @@ def utcnow() -> datetime:
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat(timespec="microseconds")
+    if isinstance(value, Record):
+        return value.to_dict()
     if isinstance(value, tuple):
-        return [item.to_dict() if isinstance(item, Record) else item for item in value]
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return value
 
 

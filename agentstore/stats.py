@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter, defaultdict, deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+_LATEST = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +82,42 @@ class Stats(Record):
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
     fallbacks: int = 0
+
+
+class Meter:
+    """Takes the time of calls and counts their errors, from any thread."""
+
+    def __init__(self) -> None:
+        self._latest: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_LATEST))
+        self._counts: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+
+    @contextmanager
+    def measured(self, call: str) -> Iterator[None]:
+        """Measure what runs inside as one call of that name."""
+        start = time.perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            self._errors[type(error).__name__] += 1
+            raise
+        finally:
+            seconds = time.perf_counter() - start
+            self._latest[call].append(seconds)
+            self._counts[call] += 1
+            self._totals[call] += seconds  # type: ignore[assignment]  # a Counter adds floats as well
+
+    def latencies(self) -> dict[str, Latency]:
+        """By call, how long it takes."""
+        return {call: self._latency(call) for call in list(self._counts)}
+
+    def _latency(self, call: str) -> Latency:
+        latest = sorted(self._latest[call])
+        last = len(latest) - 1
+        count = self._counts[call]
+        return Latency(count, self._totals[call] / count, latest[last // 2], latest[last * 99 // 100])
+
+    def errors(self) -> dict[str, int]:
+        """By class, how many calls ended with an error."""
+        return dict(self._errors)

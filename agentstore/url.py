@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class StoreURL:
     """The parts of a database URL, percent-decoded.
 
     Attributes:
         scheme: In lower case, as given (``postgresql+asyncpg``, say).
         username: None if there is none.
-        password: Likewise; it appears in no repr.
+        password: Likewise; neither ``str`` nor ``repr`` shows it.
         hosts: (name, port) pairs; several where a backend takes several.
         path: With its leading slash, as in the URL.
         options: What stands behind the ``?``; a name may come once.
@@ -29,7 +29,7 @@ class StoreURL:
 
     scheme: str
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: str | None = None
     hosts: tuple[tuple[str, int | None], ...] = ()
     path: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
@@ -55,6 +55,9 @@ class StoreURL:
     def __str__(self) -> str:
         """The URL with ``***`` for the password."""
         return self._text("***")
+
+    def __repr__(self) -> str:
+        return f"StoreURL({str(self)!r})"
 
     @property
     def secret(self) -> str:

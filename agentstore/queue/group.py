@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from agentstore.concurrency import ended
@@ -21,12 +22,21 @@ Op = TypeVar("Op")
 Out = TypeVar("Out")
 
 
+@dataclass(slots=True)
+class Tally:
+    """How many operations went down, in how many groups."""
+
+    groups: int = 0
+    operations: int = 0
+
+
 class Grouping(Generic[Op, Out]):
     """Gathers the operations of one event loop into batches and hands each caller its own outcome.
 
     Args:
         run: Carries out a batch: an outcome for each operation, or an exception for all.
         max_items: The most operations in one batch.
+        tally: Counts what was carried out.
         weigh: Bytes of an operation.
         max_bytes: The most bytes in one batch; a single heavier operation goes alone.
         wait_in_flight: Whether a cancelled caller waits for a batch in flight to end (writes: it must know that
@@ -36,6 +46,7 @@ class Grouping(Generic[Op, Out]):
     def __init__(
         self,
         run: Callable[[Sequence[Op]], Awaitable[Sequence[Outcome[Out]]]],
+        tally: Tally,
         *,
         weigh: Callable[[Op], int] = lambda _op: 0,
         max_items: int = 1000,
@@ -49,8 +60,7 @@ class Grouping(Generic[Op, Out]):
         self._wait_in_flight = wait_in_flight
         self._waiting: deque[tuple[Op, asyncio.Future[Out]]] = deque()
         self._drainer: asyncio.Task[None] | None = None
-        self.groups = 0
-        self.operations = 0
+        self._tally = tally
 
     @property
     def waiting(self) -> int:
@@ -65,7 +75,7 @@ class Grouping(Generic[Op, Out]):
         """
         entry = (op, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
-        if self._drainer is None or self._drainer.done():
+        if self._drainer is None:
             self._drainer = asyncio.create_task(self._drain())
         try:
             return await asyncio.shield(entry[1])
@@ -78,7 +88,7 @@ class Grouping(Generic[Op, Out]):
 
     async def idle(self) -> None:
         """Wait until all that was submitted has ended."""
-        while self._drainer is not None and not self._drainer.done():
+        while self._drainer is not None:
             await asyncio.wait([self._drainer])
 
     async def _drain(self) -> None:
@@ -90,6 +100,7 @@ class Grouping(Generic[Op, Out]):
             for _, future in self._waiting:
                 future.cancel()
             self._waiting.clear()
+            self._drainer = None  # a finished task would keep its loop alive
 
     def _next_group(self) -> list[tuple[Op, asyncio.Future[Out]]]:
         group = [self._waiting.popleft()]
@@ -116,8 +127,8 @@ class Grouping(Generic[Op, Out]):
                 future.set_exception(error)
                 future.exception()  # a caller that has gone needs no "never retrieved"
             return
-        self.groups += 1
-        self.operations += len(group)
+        self._tally.groups += 1
+        self._tally.operations += len(group)
         for (_, future), outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, AgentstoreError):
                 future.set_exception(outcome)

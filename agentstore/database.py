@@ -1,0 +1,219 @@
+"""`db()` and `Database`: assembles the stack and owns its life."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from .checks import check_ttl
+from .conversations import Conversations
+from .errors import ConfigurationError, InvalidInputError
+from .layers.stack import Stacks, close_at_exit
+from .options import PoolOptions, QueueOptions, RetryOptions
+from .state import BlockingStateScope, StateScope
+from .stats import Meter, Stats
+from .sync import blocking, blocking_iterator, run_blocking
+from .url import StoreURL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from datetime import timedelta
+
+    from .layers.stack import Stack
+
+DEFAULT_URL = "sqlite:///agentstore.db"
+
+
+class Database(Conversations):
+    """Conversations and state on one or two backends; made by `db`.
+
+    One object may be used from several threads and event loops at once, sync and async.
+
+    Attributes:
+        state: The root `StateScope`.
+        identity: Equal for two Databases whose conversations are the same.
+    """
+
+    def __init__(
+        self, conversations: StoreURL, state: StoreURL, *, session_ttl: timedelta | None = None, pool: PoolOptions
+    ) -> None:
+        self._urls = (conversations, state)
+        self._session_ttl = session_ttl
+        self._stacks = Stacks(conversations, state, pool)
+        self._meter = Meter()
+        self.state = StateScope(self)
+        persistent = conversations.hosts or conversations.path.strip("/") not in {"", ":memory:"}
+        self.identity: object = conversations.secret if persistent else object()
+        # Runs when the object is collected or the interpreter ends, whichever is first; does nothing after a close.
+        weakref.finalize(self, close_at_exit, self._stacks.backends)
+
+    def __repr__(self) -> str:
+        conversations, state = self._urls
+        return f"db({str(conversations)!r}" + (")" if state == conversations else f", state_url={str(state)!r})")
+
+    @asynccontextmanager
+    async def use(self, call: str) -> AsyncIterator[Stack]:
+        """The running loop's way down, for one call of that name, which is measured."""
+        with self._meter.measured(call):
+            yield await self._stacks.stack()
+
+    # --- life ---
+
+    async def flush(self) -> None:
+        """Wait until every write accepted before on this event loop is committed, or has failed."""
+        async with self.use("flush") as stack:
+            await stack.idle()
+
+    async def ping(self) -> None:
+        """One round trip to each backend; `UnavailableError` if one does not answer."""
+        async with self.use("ping"):
+            for backend in self._stacks.backends:
+                await backend.ping()
+
+    async def aopen(self) -> None:
+        """Open the backends now instead of at the first use, creating or migrating what they need."""
+        await self._stacks.stack()
+
+    async def aclose(self) -> None:
+        """Commit what is pending and let go of everything. A second close does nothing."""
+        await self._stacks.aclose()
+
+    def close(self) -> None:
+        """`aclose`, blocking."""
+        run_blocking(self.aclose)
+
+    def stats(self) -> Stats:
+        """Figures about this Database since it was made."""
+        return Stats(queue=self._stacks.queue_stats(), latencies=self._meter.latencies(), errors=self._meter.errors())
+
+    @property
+    def sync(self) -> BlockingDatabase:
+        """The same surface, blocking, for any thread, and for a notebook cell too."""
+        return BlockingDatabase(self)
+
+    async def __aenter__(self) -> Self:
+        await self.aopen()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> Self:
+        run_blocking(self.aopen)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class BlockingDatabase:
+    """`Database`, blocking: `Database.sync`."""
+
+    def __init__(self, target: Database) -> None:
+        self._target = target
+
+    @property
+    def state(self) -> BlockingStateScope:
+        """The root scope, blocking."""
+        return self._target.state.sync
+
+    def stats(self) -> Stats:
+        """Figures about the Database."""
+        return self._target.stats()
+
+    append = blocking(Database.append)
+    messages = blocking(Database.messages)
+    iter_messages = blocking_iterator(Database.iter_messages)
+    pop = blocking(Database.pop)
+    clear = blocking(Database.clear)
+    session = blocking(Database.session)
+    sessions = blocking(Database.sessions)
+    update_session = blocking(Database.update_session)
+    delete_session = blocking(Database.delete_session)
+    purge_expired = blocking(Database.purge_expired)
+    fork = blocking(Database.fork)
+    export_session = blocking(Database.export_session)
+    import_session = blocking(Database.import_session)
+    flush = blocking(Database.flush)
+    ping = blocking(Database.ping)
+    open = blocking(Database.aopen)
+    close = blocking(Database.aclose)
+
+
+def db(
+    database_url: str | None = None,
+    state_url: str | None = None,
+    *,
+    durability: str = "commit",
+    replicas: Iterable[str] = (),
+    fallback: str | None = None,
+    session_ttl: timedelta | float | None = None,
+    encryption_key: str | bytes | Iterable[str | bytes] | None = None,
+    pool: PoolOptions | None = None,
+    queue: QueueOptions | None = None,
+    retry: RetryOptions | None = None,
+) -> Database:
+    """A Database on the backend of a URL. No I/O happens here: it opens at its first use.
+
+    Args:
+        database_url: Where conversations live; None is ``$AGENTSTORE_DATABASE_URL``, else ``sqlite:///agentstore.db``.
+        state_url: Where state lives; None is ``$AGENTSTORE_STATE_URL``, else the backend of `database_url`.
+        durability: ``"commit"``: what returned is committed. ``"journal"`` and ``"memory"`` are not available yet.
+        replicas: Read replicas; not available yet.
+        fallback: What takes writes while the backend is down; not available yet.
+        session_ttl: Seconds or timedelta after a session's last activity until it expires; None keeps it for ever.
+        encryption_key: Not available yet.
+        pool: Connections; `PoolOptions()` by default.
+        queue: The write queue; `QueueOptions()` by default.
+        retry: Retries; `RetryOptions()` by default.
+
+    Raises:
+        ConfigurationError: A URL or an argument is wrong, a driver package is missing, or it is not available yet.
+    """
+    _check_choice("durability", durability, ("commit", "journal", "memory"))
+    _check_choice("fallback", fallback, (None, "memory", "journal"))
+    later = {
+        f"durability={durability!r}": durability != "commit",
+        "replicas": bool(tuple(replicas)),
+        f"fallback={fallback!r}": fallback is not None,
+        "encryption_key": encryption_key is not None,
+    }
+    for argument, wanted in later.items():
+        if wanted:
+            raise ConfigurationError(f"{argument} is not available yet", hint="Leave it out")
+    for options, kind in ((pool, PoolOptions), (queue, QueueOptions), (retry, RetryOptions)):
+        if options is not None and not isinstance(options, kind):
+            raise ConfigurationError(f"{kind.__name__} was expected, not {type(options).__name__}")
+    try:
+        ttl = check_ttl(session_ttl, "session_ttl")
+    except InvalidInputError as error:
+        raise ConfigurationError(str(error)) from error
+    url = StoreURL.parse(database_url or os.environ.get("AGENTSTORE_DATABASE_URL") or DEFAULT_URL)
+    state = state_url or os.environ.get("AGENTSTORE_STATE_URL")
+    return Database(url, StoreURL.parse(state) if state else url, session_ttl=ttl, pool=pool or PoolOptions())
+
+
+def DefaultSessionStore(path: str | os.PathLike[str] | None = None) -> Database:  # noqa: N802  a public name
+    """A Database on JSON files.
+
+    Args:
+        path: The folder; None is ``$AGENTSTORE_HOME/sessions``, else ``sessions`` in the user's data folder.
+    """
+    if path is None:
+        home = os.environ.get("AGENTSTORE_HOME")
+        if home is None:
+            import platformdirs  # noqa: PLC0415  a sixth of the time that importing agentstore may take
+
+            home = platformdirs.user_data_dir("agentstore", appauthor=False)
+        path = Path(home) / "sessions"
+    url = StoreURL("file", path=str(Path(path).absolute()))
+    return Database(url, url, pool=PoolOptions())
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        accepted = ", ".join(repr(choice) for choice in choices)
+        raise ConfigurationError(f"{name} is {value!r}; accepted: {accepted}")

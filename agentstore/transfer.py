@@ -1,0 +1,93 @@
+"""A session as JSON data, for export and import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .checks import check_count, check_id, check_message, check_metadata, check_optional_id, check_text
+from .errors import InvalidInputError
+from .records import Message, Session
+from .rules import check_owner
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+FORMAT = "agentstore.session"
+VERSION = 1
+
+
+def pack(session: Session, messages: Sequence[Message]) -> dict[str, Any]:
+    """A session with its messages as JSON data."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "session": session.to_dict(),
+        "messages": [message.to_dict() for message in messages],
+    }
+
+
+def unpack(data: Any, user_id: str | None) -> tuple[Session, list[Message]]:
+    """What `pack` was given, checked as if a stranger had written it.
+
+    Raises:
+        InvalidInputError: It is no export, or of a newer version.
+        AccessDeniedError: It belongs to another user.
+    """
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise InvalidInputError(f"this is no exported session: its format is not {FORMAT!r}")
+    if data.get("version") != VERSION:
+        raise InvalidInputError(f"this export has version {data.get('version')!r}; this agentstore reads {VERSION}")
+    head, items = data.get("session"), data.get("messages")
+    if not isinstance(head, dict) or not isinstance(items, list):
+        raise InvalidInputError("this export lacks its session or its messages")
+    session = Session.from_dict(head)
+    messages = [Message.from_dict(item) for item in items]
+    _check_session(session)
+    check_owner(session, user_id)
+    _check_messages(messages, session)
+    return session, messages
+
+
+def same(data: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two exports have equal content; ``last_seq`` may have gone on since a delete."""
+    return _content(data) == _content(other)
+
+
+def _content(data: dict[str, Any]) -> tuple[Any, Any]:
+    session, messages = unpack(data, None)
+    head = session.to_dict()
+    del head["last_seq"]
+    return head, messages
+
+
+def _check_session(session: Session) -> None:
+    check_id(session.id, "session id")
+    for value, what in ((session.user_id, "user_id"), (session.agent, "agent"), (session.parent_id, "parent_id")):
+        check_optional_id(value, what)
+    if session.title is not None:
+        check_text(session.title, "title")
+    check_metadata(session.metadata)
+    for moment in (session.created_at, session.updated_at, session.expires_at):
+        _check_time(moment)
+    check_count(session.last_seq, "last_seq")
+
+
+def _check_time(moment: datetime | None) -> None:
+    if moment is not None and (isinstance(moment, str) or moment.tzinfo is None):
+        raise InvalidInputError(f"{moment!r} is no time with a time zone")
+
+
+def _check_messages(messages: Sequence[Message], session: Session) -> None:
+    last = 0
+    for message in messages:
+        check_message(message)
+        if check_count(message.seq, "seq", least=1) <= last:
+            raise InvalidInputError(f"the messages are not in order of seq: {message.seq} after {last}")
+        last = message.seq or 0
+    if last > session.last_seq:
+        raise InvalidInputError(f"a message has seq {last}, above the session's last_seq {session.last_seq}")
+    if len({message.id for message in messages}) < len(messages):
+        raise InvalidInputError("one message id comes twice in this export")
+    if session.message_count != len(messages):
+        raise InvalidInputError(f"{session.message_count} messages were announced, {len(messages)} are there")

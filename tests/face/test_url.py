@@ -1,0 +1,85 @@
+"""URLs: parsed whole, printed without secrets."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentstore import ConfigurationError, db
+from agentstore.url import StoreURL
+
+
+def test_every_part_is_decoded():
+    url = StoreURL.parse(
+        "postgresql+asyncpg://us%40er:p%40ss%2F%3A@h1:5433,[::1]:5434,h3/my%20db?sslmode=require&a=b%26c"
+    )
+    assert url.scheme == "postgresql+asyncpg"
+    assert (url.username, url.password) == ("us@er", "p@ss/:")
+    assert url.hosts == (("h1", 5433), ("::1", 5434), ("h3", None))
+    assert url.path == "/my db"
+    assert url.options == {"sslmode": "require", "a": "b&c"}
+
+
+@pytest.mark.parametrize("text", ["redis://u:s3cret@h/0", "mysql://:s3cret@h/d?ssl_password=s3cret", "memory:"])
+def test_no_password_is_printed(text):
+    url = StoreURL.parse(text)
+    assert "s3cret" not in f"{url} {url!r}"
+
+
+def test_the_secret_form_parses_back():
+    url = StoreURL.parse("mysql://u:p%40ss@h:1/d?x=1")
+    assert StoreURL.parse(url.secret) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("sqlite:///rel.db", str(Path("rel.db").absolute())),
+        ("sqlite:////abs/x.db", "/abs/x.db"),
+        ("json:///a/b", str(Path("a/b").absolute())),
+        ("file:///abs/b", "/abs/b"),
+        ("json:///with%20space", str(Path("with space").absolute())),
+        ("sqlite://", None),
+    ],
+)
+def test_file_paths(text, path):
+    assert StoreURL.parse(text).file_path() == path
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("conversations.db", "no scheme"),
+        ("oracle://h/d", "no driver knows the URL scheme 'oracle'; accepted: file, json, memory, sqlite"),
+        ("sqlite:///x.db?mode=ro", "unknown option 'mode'; accepted: none"),
+        ("sqlite:///x.db?a=1&a=2", "gives the option 'a' twice"),
+        ("sqlite://host/x.db", "names a host"),
+        ("json://", "folder"),
+        ("memory://host", "names a place"),
+        ("postgresql://u:s3cret@h:port/d", "a port that is no number"),
+        ("postgresql://u:s3cret@localhost/mydb", "PostgreSQL (postgresql:) is not available yet"),
+    ],
+)
+def test_a_wrong_url_is_refused_at_once(text, told):
+    with pytest.raises(ConfigurationError) as caught:
+        db(text)
+    assert told in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_missing_driver_package_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match="needs the package aiosqlite"):
+        db("sqlite:///x.db")
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_any_user_and_password_survive(user, password):
+    url = StoreURL("redis", user, password, (("h", 1),), "/0")
+    try:
+        text = url.secret
+    except UnicodeEncodeError:  # a lone surrogate fits in no URL
+        return
+    parsed = StoreURL.parse(text)
+    assert (parsed.username, parsed.password) == (user, password)

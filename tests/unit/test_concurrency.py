@@ -1,0 +1,116 @@
+"""The mutex across loops, and waiting that cannot be cut short."""
+
+import asyncio
+import threading
+
+import pytest
+
+from agentstore.concurrency import CrossLoopLock, uncancelled
+
+pytestmark = pytest.mark.anyio
+
+
+def test_threads_with_their_own_loops_exclude_one_another():
+    lock, inside, most = CrossLoopLock(), [], []
+
+    async def worker():
+        for _ in range(50):
+            async with lock:
+                inside.append(1)
+                await asyncio.sleep(0)
+                most.append(len(inside))
+                inside.pop()
+
+    async def workers():
+        await asyncio.gather(*(worker() for _ in range(4)))
+
+    threads = [threading.Thread(target=asyncio.run, args=(workers(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 800
+
+
+async def test_first_come_first_served():
+    lock, order = CrossLoopLock(), []
+
+    async def worker(n):
+        async with lock:
+            order.append(n)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*map(worker, range(10)))
+    assert order == list(range(10))
+
+
+async def test_a_cancelled_waiter_gives_its_turn_away():
+    lock = CrossLoopLock()
+    entered = []
+
+    async def worker(name):
+        async with lock:
+            entered.append(name)
+
+    async with lock:
+        tasks = [asyncio.create_task(worker(name)) for name in "abc"]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+    tasks[0].cancel()  # the turn is on its way to it
+    await asyncio.wait(tasks)
+    assert entered == ["c"]
+    async with lock:
+        pass
+
+
+async def test_it_knows_the_loops_it_depends_on():
+    lock, loop = CrossLoopLock(), asyncio.get_running_loop()
+    assert not lock.needs(loop)
+    async with lock:
+        assert lock.needs(loop)
+    assert not lock.needs(loop)
+
+
+def test_a_holder_whose_loop_died_does_not_hold_for_ever():
+    lock = CrossLoopLock()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(lock.__aenter__())
+    loop.close()
+
+    async def main():
+        async with lock:
+            return True
+
+    assert asyncio.run(main())
+
+
+async def test_uncancelled_keeps_the_result_and_the_cancellation():
+    future = asyncio.get_running_loop().create_future()
+    got = []
+
+    async def work():
+        got.append(await uncancelled(future))
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(work())
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.sleep(0)
+    future.set_result("kept")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert got == ["kept"]
+
+
+async def test_uncancelled_under_a_timeout_is_still_a_timeout():
+    future = asyncio.get_running_loop().create_future()
+
+    async def work():
+        async with asyncio.timeout(0):
+            asyncio.get_running_loop().call_later(0.01, future.set_result, None)
+            await uncancelled(future)
+            await asyncio.sleep(60)
+
+    with pytest.raises(TimeoutError):
+        await work()
