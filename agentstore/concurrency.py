@@ -1,12 +1,19 @@
-"""What asyncio lacks: a mutex across event loops, and waiting that a cancellation cannot cut short."""
+"""What asyncio lacks: a mutex across loops, waiting that cannot be cut short, threads that outlive the main one."""
 
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections import deque
-from typing import Self, TypeVar
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -93,3 +100,73 @@ async def uncancelled(future: asyncio.Future[T]) -> T:
         task.uncancel()  # asyncio.timeout() counts: one cancellation must stay one
         task.cancel()
     return future.result()
+
+
+class DaemonExecutor(Executor):
+    """Runs functions on up to `size` daemon threads, started as they are needed.
+
+    ``ThreadPoolExecutor`` refuses work from the moment the main thread ends, while threads of the user may still be
+    writing; ours works until the interpreter is gone.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size = size
+        self._name = name
+        self._guard = threading.Lock()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle = threading.Semaphore(0)
+        self._shut = False
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `function` on a thread.
+
+        Raises:
+            RuntimeError: `shutdown` was called.
+        """
+        future: Future[T] = Future()
+        with self._guard:
+            if self._shut:
+                raise RuntimeError(f"{self._name} was shut down")
+            self._work.put(partial(_carry_out, future, partial(function, *args, **kwargs)))
+            if not self._idle.acquire(blocking=False) and len(self._threads) < self._size:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return future
+
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
+            work()
+            del work  # it would keep its arguments alive while this thread idles
+
+    def _next(self) -> Callable[[], None] | None:
+        try:
+            return self._work.get_nowait()
+        except queue.Empty:
+            self._idle.release()
+            return self._work.get()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Finish what was submitted, and end the threads."""
+        if cancel_futures:
+            raise NotImplementedError("what was submitted is always carried out")
+        with self._guard:
+            if not self._shut:
+                self._shut = True
+                for _ in self._threads:
+                    self._work.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+
+def _carry_out(future: Future[T], function: Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function()
+    except BaseException as error:  # noqa: BLE001  it belongs to whoever waits for the future
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,7 +1,7 @@
 """The blocking face: scripts, threads, notebook cells, interpreter exit."""
 
-import _thread
 import asyncio
+import signal
 import subprocess
 import sys
 import textwrap
@@ -94,7 +94,7 @@ def test_an_interrupt_cancels_and_waits():
 
     async def work():
         try:
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             await asyncio.sleep(60)
         finally:
             ended.set()

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from agentstore.concurrency import CrossLoopLock, uncancelled
+from agentstore.concurrency import CrossLoopLock, DaemonExecutor, uncancelled
 
 pytestmark = pytest.mark.anyio
 
@@ -114,3 +114,27 @@ async def test_uncancelled_under_a_timeout_is_still_a_timeout():
 
     with pytest.raises(TimeoutError):
         await work()
+
+
+def test_the_executor_runs_what_it_is_given():
+    with DaemonExecutor(2, "test") as executor:
+        assert list(executor.map(lambda n: n * n, range(20))) == [n * n for n in range(20)]
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(lambda: 1 / 0).result()
+    with pytest.raises(RuntimeError, match="shut down"):
+        executor.submit(int)
+
+
+def test_the_executor_runs_side_by_side_up_to_its_size():
+    together = threading.Barrier(3)
+    with DaemonExecutor(3, "test") as executor:
+        for future in [executor.submit(together.wait, 30) for _ in range(3)]:
+            future.result()
+
+
+def test_shutting_down_carries_out_what_was_submitted():
+    done = []
+    with DaemonExecutor(1, "test") as executor:
+        for n in range(100):
+            executor.submit(done.append, n)
+    assert done == list(range(100))
