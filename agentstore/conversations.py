@@ -15,7 +15,7 @@ from .checks import (
     check_text,
     check_ttl,
 )
-from .errors import ConflictError, InvalidInputError, SessionNotFoundError
+from .errors import ConflictError, CorruptRecordError, InvalidInputError, SessionNotFoundError
 from .protocol import KEEP, Append, Change, Head, Keep, Listing, Read
 from .records import Message, Page, Session, new_id, utcnow
 from .rules import ttl_of
@@ -228,8 +228,9 @@ class Conversations:
         target = new_id() if new_session_id is None else check_id(new_session_id, "new_session_id")
         if upto is not None:
             check_count(upto, "upto")
-        source = await self._existing(session_id, user_id)
-        messages = await self.messages(session_id, before=None if upto is None else upto + 1, user_id=user_id)
+        source, messages = await self._whole(session_id, user_id)
+        if upto is not None:
+            messages = [message for message in messages if (message.seq or 0) <= upto]
         now, ttl = utcnow(), ttl_of(source)
         copy = replace(
             source,
@@ -251,8 +252,7 @@ class Conversations:
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        session = await self._existing(session_id, user_id)
-        return transfer.pack(session, await self.messages(session_id, user_id=user_id))
+        return transfer.pack(*await self._whole(session_id, user_id))
 
     async def import_session(self, data: dict[str, Any], *, user_id: str | None = None) -> str:
         """Create the session that `export_session` gave, with its ids, seqs, owner and times; its id.
@@ -272,6 +272,18 @@ class Conversations:
             if not transfer.same(await self.export_session(session.id, user_id=user_id), data):
                 raise
         return session.id
+
+    async def _whole(self, session_id: str, user_id: str | None) -> tuple[Session, list[Message]]:
+        """A session and its messages as they were together at one moment, though others may be writing."""
+        before = None
+        while (session := await self._existing(session_id, user_id)) != before:
+            messages = await self.messages(session_id, before=session.last_seq + 1, user_id=user_id)
+            if len(messages) == session.message_count:
+                return session, messages
+            before = session  # somebody popped or cleared between the two reads
+        raise CorruptRecordError(
+            f"session {session_id!r} says it has {session.message_count} messages, and {len(messages)} are there"
+        )
 
     async def _existing(self, session_id: str, user_id: str | None) -> Session:
         session = await self.session(session_id, user_id=user_id)

@@ -60,19 +60,19 @@ class _PrivateLoop:
         ready.wait()
 
     def _run(self, ready: threading.Event) -> None:
+        from anyio.from_thread import BlockingPortal  # noqa: PLC0415  purely async programs never need it
+
         # Not asyncio.run(): it ends by joining the default executor in a new thread, which cannot start at exit.
         loop = asyncio.new_event_loop()
         try:
-            loop.run_until_complete(self._serve(ready))
+            loop.run_until_complete(self._serve(BlockingPortal, ready))
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             ready.set()
             loop.close()
 
-    async def _serve(self, ready: threading.Event) -> None:
-        from anyio.from_thread import BlockingPortal  # noqa: PLC0415  purely async programs never need it
-
-        async with BlockingPortal() as portal:
+    async def _serve(self, make: type[BlockingPortal], ready: threading.Event) -> None:
+        async with make() as portal:
             self._portal = portal
             ready.set()
             await portal.sleep_until_stopped()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING
 
 from agentstore.concurrency import CrossLoopLock
 from agentstore.drivers import registry
-from agentstore.errors import ClosedError
+from agentstore.errors import ClosedError, UnavailableError
 from agentstore.protocol import Append, SetItems, StateOp
 from agentstore.queue.group import Grouping, Tally
 from agentstore.stats import QueueStats
@@ -57,6 +58,7 @@ class Stacks:
         self._guard = threading.Lock()
         self._stacks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Stack] = weakref.WeakKeyDictionary()
         self._reads, self._writes = Tally(), Tally()
+        self._pid = 0
         self._opened = False
         self._closed = False
 
@@ -73,6 +75,11 @@ class Stacks:
         """
         if not self._opened or self._closed:
             await self._open()
+        if self._pid != os.getpid():
+            raise UnavailableError(
+                "this Database was opened before a fork, and its connections stayed with the parent process",
+                hint="Make a new one with db(...) in the child, or use it there first",
+            )
         loop = asyncio.get_running_loop()
         stack = self._stacks.get(loop)
         if stack is None:
@@ -90,7 +97,7 @@ class Stacks:
             if not self._opened:
                 for backend in self.backends:
                     await backend.aopen()
-                self._opened = True
+                self._opened, self._pid = True, os.getpid()
 
     async def aclose(self) -> None:
         """Commit what this loop has handed in, then let go of the backends. A second call does nothing."""

@@ -184,7 +184,7 @@ def test_at_exit_nothing_is_lost_hangs_or_warns(what, scheme, tmp_path):
         database = db({url!r})
     """) + textwrap.dedent(EXITS[what])
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", script],
+        [sys.executable, "-W", "error", "-c", script],
         capture_output=True,
         text=True,
         timeout=60,
@@ -195,20 +195,29 @@ def test_at_exit_nothing_is_lost_hangs_or_warns(what, scheme, tmp_path):
         assert len(database.sync.messages("s")) == 1
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="fork is a thing of Unix")
-def test_after_a_fork_the_child_has_a_private_loop_of_its_own(tmp_path):
-    script = textwrap.dedent("""
-        import os, sys
-        from agentstore import db
-        with db("memory:") as database:
-            database.sync.ping()
-        child = os.fork()
-        with db("sqlite:///" + sys.argv[1]) as database:
-            database.sync.append("s", {"role": "user", "content": "child" if child == 0 else "parent"})
-        if child:
-            sys.exit(os.waitpid(child, 0)[1])
-    """)
+FORK = """
+import os, sys
+from agentstore import UnavailableError, db
+HELLO = {"role": "user", "content": "hello"}
+url = "sqlite:///" + sys.argv[1]
+opened, fresh = db(url), db(url)
+opened.sync.append("s", HELLO)
+child = os.fork()
+if child:
+    opened.sync.append("s", HELLO)
+    sys.exit(os.waitpid(child, 0)[1])
+try:
+    opened.sync.append("s", HELLO)
+except UnavailableError as error:
+    assert "before a fork" in str(error)
+else:
+    sys.exit(1)
+fresh.sync.append("s", HELLO)
+"""
+
+
+def test_after_a_fork_the_child_works_with_what_it_opens_itself(tmp_path):
     path = str(tmp_path / "x.db")
-    subprocess.run([sys.executable, "-c", script, path], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", FORK, path], check=True, timeout=60)
     with db(f"sqlite:///{path}") as database:
-        assert {m.content for m in database.sync.messages("s")} == {"child", "parent"}
+        assert len(database.sync.messages("s")) == 3

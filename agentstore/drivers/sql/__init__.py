@@ -1,0 +1,1 @@
+"""What the SQL drivers share: the schema, its migrations, and the way between rows and records."""

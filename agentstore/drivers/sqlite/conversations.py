@@ -1,0 +1,202 @@
+"""The log: functions that run whole on a connection's thread, within a transaction."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from agentstore import codec, rules
+from agentstore.drivers.sql import rows
+from agentstore.errors import ConflictError
+from agentstore.records import utcnow
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from agentstore.protocol import Append, Change, Head, Listing, Outcome, Read
+    from agentstore.records import Message, Page, Session
+
+MAX_INT, MIN_INT = 2**63 - 1, -(2**63)
+
+_HEAD = f"SELECT {rows.SESSION} FROM agentstore_sessions WHERE session_id = ?"  # noqa: S608  constants, as all below
+_HEADS = f"SELECT {rows.SESSION} FROM agentstore_sessions WHERE session_id IN (SELECT value FROM json_each(?))"  # noqa: S608
+_PUT_HEAD = (
+    f"INSERT INTO agentstore_sessions ({rows.SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+    " ON CONFLICT (session_id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in rows.SESSION.split(", ")[1:])
+)
+_NAMED = (
+    f"SELECT session_id, {rows.MESSAGE} FROM agentstore_messages"  # noqa: S608
+    " WHERE id_key IN (SELECT value FROM json_each(?))"
+)
+_PUT_MESSAGE = f"INSERT INTO agentstore_messages ({rows.NEW_MESSAGE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+_BETWEEN = f"SELECT {rows.MESSAGE} FROM agentstore_messages WHERE session_id = ? AND seq > ? AND seq < ?"  # noqa: S608
+_OLDEST, _NEWEST = f"{_BETWEEN} ORDER BY seq LIMIT ?", f"{_BETWEEN} ORDER BY seq DESC LIMIT ?"
+_DROP_FROM = "DELETE FROM agentstore_messages WHERE session_id = ? AND seq >= ?"
+_RETIRE = "UPDATE agentstore_sessions SET " + ", ".join(  # noqa: S608
+    f"{name} = NULL" for name in rows.SESSION.split(", ") if name not in {"session_id", "last_seq"}
+)
+
+
+def append(connection: sqlite3.Connection, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
+    """Plan against what is there, then write what the plan says."""
+    now = utcnow()
+    stored = _stored(connection, {op.session_id for op in batch})
+    _add_named(connection, batch, stored)
+    outcomes, written = rules.plan_appends(batch, stored, now)
+    for session_id, entry in written.items():
+        if entry.wipe:
+            _drop(connection, session_id)
+    _put_messages(connection, ((key, message) for key, entry in written.items() for message in entry.messages))
+    _put_heads(connection, (entry.session for entry in written.values()))
+    return outcomes
+
+
+def read(connection: sqlite3.Connection, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
+    """A range scan of the primary key for each, from the end that `limit` counts from."""
+    now = utcnow()
+
+    def answer(op: Read) -> list[Message]:
+        if rules.visible(_session(connection, op.session_id), op.user_id, now) is None:
+            return []
+        oldest_first = op.limit is None or op.oldest_first
+        above = MIN_INT if op.after is None else bounded(op.after)
+        below = MAX_INT if op.before is None else bounded(op.before)
+        limit = -1 if op.limit is None else bounded(op.limit)
+        found = rows.messages(
+            connection.execute(_OLDEST if oldest_first else _NEWEST, (op.session_id, above, below, limit)).fetchall()
+        )
+        return found if oldest_first else found[::-1]
+
+    return rules.each(batch, answer)
+
+
+def heads(connection: sqlite3.Connection, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
+    """The sessions, each by its primary key."""
+    now = utcnow()
+    return rules.each(batch, lambda op: rules.visible(_session(connection, op.session_id), op.user_id, now))
+
+
+def list_sessions(connection: sqlite3.Connection, listing: Listing) -> Page[Session]:
+    """A page from the index by time, or by user and time."""
+    conditions = ["updated_at IS NOT NULL", "(expires_at IS NULL OR expires_at > ?)"]
+    values: list[Any] = [codec.to_micros(utcnow())]
+    for name, value in (("user_id", listing.user_id), ("agent", listing.agent)):
+        if value is not None:
+            conditions.append(f"{name} = ?")
+            values.append(value)
+    if listing.cursor is not None:
+        updated_at, session_id = rules.read_cursor(listing.cursor)
+        conditions.append("(updated_at, session_id) < (?, ?)")
+        values += (bounded(updated_at), session_id)
+    found = connection.execute(
+        f"SELECT {rows.SESSION} FROM agentstore_sessions WHERE {' AND '.join(conditions)}"  # noqa: S608
+        " ORDER BY updated_at DESC, session_id DESC LIMIT ?",
+        (*values, bounded(listing.limit + 1)),
+    ).fetchall()
+    return rules.page([session for row in found if (session := rows.stored(row).session)], listing.limit)
+
+
+def pop(connection: sqlite3.Connection, session_id: str, count: int, user_id: str | None) -> list[Message]:
+    """Read the newest messages, then remove them."""
+    now = utcnow()
+    session = rules.visible(_session(connection, session_id), user_id, now)
+    if session is None or not count:
+        return []
+    removed = rows.messages(connection.execute(_NEWEST, (session_id, MIN_INT, MAX_INT, bounded(count))).fetchall())[
+        ::-1
+    ]
+    if removed:
+        connection.execute(_DROP_FROM, (session_id, removed[0].seq))
+        _put_heads(connection, [rules.shortened(session, len(removed), now)])
+    return removed
+
+
+def clear(connection: sqlite3.Connection, session_id: str, user_id: str | None) -> int:
+    """Remove all messages, unread."""
+    now = utcnow()
+    session = rules.visible(_session(connection, session_id), user_id, now)
+    removed = 0 if session is None else _drop(connection, session_id)
+    if session is not None and removed:
+        _put_heads(connection, [rules.shortened(session, removed, now)])
+    return removed
+
+
+def update(connection: sqlite3.Connection, change: Change) -> Session:
+    """Write the session anew."""
+    session = rules.changed(_session(connection, change.session_id), change, utcnow())
+    _put_heads(connection, [session])
+    return session
+
+
+def delete(connection: sqlite3.Connection, session_id: str, user_id: str | None) -> bool:
+    """Leave a tombstone with the last seq."""
+    if rules.visible(_session(connection, session_id), user_id, utcnow()) is None:
+        return False
+    _drop(connection, session_id)
+    connection.execute(f"{_RETIRE} WHERE session_id = ?", (session_id,))
+    return True
+
+
+def restore(connection: sqlite3.Connection, session: Session, messages: Sequence[Message]) -> None:
+    """Write session and messages as they are."""
+    here = _stored(connection, [session.id]).get(session.id, rules.Stored())
+    if rules.visible(here.session, None, utcnow()) is not None:
+        raise ConflictError(f"session {session.id!r} exists")
+    _drop(connection, session.id)
+    _put_messages(connection, ((session.id, message) for message in messages))
+    last_seq = max(here.last_seq, session.last_seq)
+    _put_heads(connection, [replace(session, last_seq=last_seq, message_count=len(messages))])
+
+
+def purge(connection: sqlite3.Connection) -> int:
+    """Leave a tombstone of each expired session."""
+    now = (codec.to_micros(utcnow()),)
+    connection.execute(
+        "DELETE FROM agentstore_messages"
+        " WHERE session_id IN (SELECT session_id FROM agentstore_sessions WHERE expires_at <= ?)",
+        now,
+    )
+    return connection.execute(f"{_RETIRE} WHERE expires_at <= ?", now).rowcount
+
+
+def bounded(number: int) -> int:
+    """The nearest int that SQLite takes: bounds and limits may be any."""
+    return max(MIN_INT, min(number, MAX_INT))
+
+
+def _session(connection: sqlite3.Connection, session_id: str) -> Session | None:
+    row = connection.execute(_HEAD, (session_id,)).fetchone()
+    return None if row is None else rows.stored(row).session
+
+
+def _stored(connection: sqlite3.Connection, session_ids: Iterable[str]) -> dict[str, rules.Stored]:
+    """What is there of each id, without messages."""
+    found = {key: rules.Stored() for key in session_ids}
+    for row in connection.execute(_HEADS, (codec.dumps(list(found)),)).fetchall():
+        found[row[0]] = rows.stored(row)
+    return found
+
+
+def _add_named(connection: sqlite3.Connection, batch: Sequence[Append], stored: dict[str, rules.Stored]) -> None:
+    """Fill in the stored messages whose ids the batch names."""
+    named = {(op.session_id, message.id) for op in batch if stored[op.session_id].session for message in op.messages}
+    if named:
+        keys = codec.dumps([rows.id_key(*name) for name in named])
+        for session_id, *row in connection.execute(_NAMED, (keys,)).fetchall():
+            if (session_id, row[2]) in named:
+                stored[session_id].messages[row[2]] = rows.messages([row])[0]
+
+
+def _put_messages(connection: sqlite3.Connection, added: Iterable[tuple[str, Message]]) -> None:
+    connection.executemany(_PUT_MESSAGE, (rows.message_row(session_id, message) for session_id, message in added))
+
+
+def _put_heads(connection: sqlite3.Connection, sessions: Iterable[Session]) -> None:
+    connection.executemany(_PUT_HEAD, (rows.session_row(session) for session in sessions))
+
+
+def _drop(connection: sqlite3.Connection, session_id: str) -> int:
+    """Remove all messages of a session; how many there were."""
+    return connection.execute(_DROP_FROM, (session_id, MIN_INT)).rowcount

@@ -1,0 +1,169 @@
+"""A connection on a thread of its own, which runs whole functions: one hop for a transaction, not one a statement.
+
+The thread and its queue are aiosqlite's; its futures are not used. They are answered through the loop that waits, and
+where that loop was closed meanwhile the thread would die of it, leaving everybody after it to wait for ever. Its
+thread is no daemon either: the interpreter would wait at exit for a connection that nobody closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import aiosqlite
+from aiosqlite.core import _STOP_RUNNING_SENTINEL as END
+
+from agentstore.errors import ClosedError, UnavailableError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class ConnectionThread:
+    """A SQLite connection that any thread and event loop may use.
+
+    Its thread starts at once. Dropped without `close`, it ends that by itself.
+
+    Args:
+        connect: Makes the connection, on its thread, at `open`.
+
+    Raises:
+        UnavailableError: The system gives no thread.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        worker = aiosqlite.Connection(connect, iter_chunk_size=1)
+        self._queue = worker._tx  # noqa: SLF001  the one thing we lean on; pyproject.toml holds aiosqlite's version
+        self._thread = worker._thread  # noqa: SLF001  as above
+        self._thread.daemon = True
+        self._thread.name = "agentstore-sqlite"
+        self._connect = connect
+        self._held = _Held()
+        self._guard = threading.Lock()  # held while one item is queued
+        self._ending = False
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise UnavailableError(f"SQLite needs a thread, and there is none: {error}") from error
+
+    def open(self) -> asyncio.Future[None]:
+        """Connect."""
+        held, connect = self._held, self._connect
+
+        def connected() -> None:
+            held.connection = connect()
+
+        return self._enqueue(connected)
+
+    def run(self, function: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Run `function` on the connection's thread, after all that was asked for before.
+
+        Cancelling the future before its turn withdraws it. Must be called on the event loop that awaits it.
+
+        Raises:
+            ClosedError: `close` was called.
+        """
+        held = self._held
+        return self._enqueue(lambda: function(held.get()))
+
+    def close(self) -> asyncio.Future[None] | None:
+        """Close the connection after all that was asked for before; None if that is under way."""
+        if not self._take_end():
+            return None
+        work = _Work(self._held.close, asyncio.get_running_loop(), END)
+        done = work.future
+        self._queue.put_nowait((None, work))
+        return done
+
+    def close_soon(self) -> None:
+        """`close` for those who cannot await."""
+        if self._take_end():
+            held = self._held
+
+            def closed() -> object:
+                held.close()
+                return END
+
+            self._queue.put_nowait((None, closed))
+
+    def join(self, timeout: float) -> None:
+        """Block until the thread has ended, at most `timeout` seconds."""
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def __del__(self) -> None:
+        self.close_soon()
+
+    def _enqueue(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        work = _Work(function, asyncio.get_running_loop())
+        future = work.future  # which the work forgets when it has run
+        with self._guard:
+            if self._ending:  # behind the end nothing would ever be run
+                raise ClosedError("this store was closed", hint="Make a new one with db(...)")
+            self._queue.put_nowait((None, work))
+        return future
+
+    def _take_end(self) -> bool:
+        with self._guard:
+            mine, self._ending = not self._ending, True
+            return mine
+
+
+class _Held:
+    """The connection, apart from `ConnectionThread`: what the thread refers to must not keep that alive."""
+
+    def __init__(self) -> None:
+        self.connection: sqlite3.Connection | None = None
+
+    def get(self) -> sqlite3.Connection:
+        if self.connection is None:
+            raise ClosedError("this store is not open")
+        return self.connection
+
+    def close(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
+
+
+class _Work(Generic[T]):
+    """A function to run once and whom to tell. It forgets both, for the thread remembers its last piece of work."""
+
+    def __init__(self, function: Callable[[], T], loop: asyncio.AbstractEventLoop, answer: object = None) -> None:
+        self.future: asyncio.Future[T] = loop.create_future()
+        self._function = function
+        self._loop = loop
+        self._answer = answer
+
+    def __call__(self) -> object:
+        function, future, loop = self._function, self.future, self._loop
+        del self._function, self.future, self._loop
+        if not future.cancelled():
+            try:
+                result = function()
+            except BaseException as error:  # noqa: BLE001  who waits is told, whatever it is
+                _tell(loop, _set_exception, future, error)
+            else:
+                _tell(loop, _set_result, future, result)
+        return self._answer
+
+
+def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *args: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(settle, *args)
+    except RuntimeError:  # the loop was closed: nobody waits any more
+        return
+
+
+def _set_result(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: asyncio.Future[T], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
