@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
+import operator
 import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import codec
-from .checks import check_value
+from .checks import check_id, check_value
 from .errors import (
     AccessDeniedError,
     AgentstoreError,
@@ -227,10 +228,10 @@ def read_cursor(cursor: str) -> tuple[int, str]:
     """
     try:
         micros, session_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, TypeError) as error:
+        check_id(session_id, "the cursor's session id")
+        codec.from_micros(operator.index(micros))  # a time that there is: backends hold no longer ints
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidInputError(f"cursor {cursor!r} is not one that sessions() gave") from error
-    if not (isinstance(micros, int) and isinstance(session_id, str)):
-        raise InvalidInputError(f"cursor {cursor!r} is not one that sessions() gave")
     return micros, session_id
 
 

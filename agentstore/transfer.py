@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FORMAT = "agentstore.session"
 VERSION = 1
+MAX_SEQ = 2**62
+"""What a session may begin at: backends count in 64 bits, and it must be able to go on."""
 
 
 def pack(session: Session, messages: Sequence[Message]) -> dict[str, Any]:
@@ -70,7 +72,8 @@ def _check_session(session: Session) -> None:
     check_metadata(session.metadata)
     for moment in (session.created_at, session.updated_at, session.expires_at):
         _check_time(moment)
-    check_count(session.last_seq, "last_seq")
+    if check_count(session.last_seq, "last_seq") > MAX_SEQ:
+        raise InvalidInputError(f"last_seq is {session.last_seq}; no seq is above {MAX_SEQ}")
 
 
 def _check_time(moment: datetime | None) -> None:
