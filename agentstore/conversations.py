@@ -171,7 +171,7 @@ class Conversations:
         session_id: str,
         *,
         title: str | Keep | None = KEEP,
-        metadata: dict[str, Any] | Keep = KEEP,
+        metadata: dict[str, Any] | Keep | None = KEEP,
         ttl: timedelta | float | Keep | None = KEEP,
         user_id: str | None = None,
     ) -> Session:
@@ -180,7 +180,7 @@ class Conversations:
         Args:
             session_id: Which session.
             title: A new title; None takes it away.
-            metadata: Replaces the whole of it (an `append` merges).
+            metadata: Replaces the whole of it (an `append` merges); None empties it.
             ttl: Seconds or timedelta after the last activity; None keeps the session for ever.
             user_id: Who asks.
 
@@ -190,7 +190,7 @@ class Conversations:
         change = Change(
             *_who(session_id, user_id),
             title=title if title is KEEP or title is None else check_text(title, "title"),
-            metadata=metadata if isinstance(metadata, Keep) else check_metadata(metadata),
+            metadata=metadata if isinstance(metadata, Keep) else check_metadata({} if metadata is None else metadata),
             ttl=ttl if isinstance(ttl, Keep) else check_ttl(ttl),
         )
         async with self.use("update_session") as stack:

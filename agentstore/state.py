@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .checks import check_count, check_id, check_ttl, check_value
@@ -12,7 +13,7 @@ from .records import StateItem, utcnow
 from .sync import blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
@@ -87,6 +88,8 @@ class StateScope:
 
     async def set_many(self, mapping: Mapping[str, Any], *, ttl: timedelta | float | None = None) -> None:
         """Set several keys, all or none."""
+        if not isinstance(mapping, Mapping):
+            raise InvalidInputError(f"set_many takes a mapping of keys to values, not a {type(mapping).__name__}")
         if mapping:
             await self._set(mapping, ttl)
 
@@ -188,6 +191,8 @@ class BlockingStateScope:
 
 
 def _keys(keys: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(keys, str):
+        raise InvalidInputError(f"several keys were expected, not the one str {keys!r}", hint="Put it into a list")
     return tuple(dict.fromkeys(check_id(key, "key") for key in keys))
 
 

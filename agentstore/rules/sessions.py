@@ -1,0 +1,170 @@
+"""Sessions: who may see them, what an append comes to, how they age."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from agentstore.checks import check_metadata
+from agentstore.errors import AccessDeniedError, ConflictError, SessionNotFoundError
+from agentstore.protocol import KEEP, Append, Change
+from agentstore.records import Message, Session
+
+from .outcomes import each
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime, timedelta
+
+    from agentstore.protocol import Outcome
+
+
+def is_live(expires_at: datetime | None, now: datetime) -> bool:
+    """Whether something with this expiry is visible."""
+    return expires_at is None or now < expires_at
+
+
+def check_owner(session: Session, user_id: str | None) -> None:
+    """Let the owner pass, and a caller who gives no user; all may pass where there is no owner.
+
+    Raises:
+        AccessDeniedError: It is somebody else's.
+    """
+    if user_id is not None and session.user_id is not None and session.user_id != user_id:
+        raise AccessDeniedError(f"session {session.id!r} belongs to another user than {user_id!r}")
+
+
+def visible(session: Session | None, user_id: str | None, now: datetime) -> Session | None:
+    """The session if it is there and has not expired.
+
+    Raises:
+        AccessDeniedError: It is somebody else's.
+    """
+    if session is None or not is_live(session.expires_at, now):
+        return None
+    check_owner(session, user_id)
+    return session
+
+
+def touched(session: Session, now: datetime, **changes: Any) -> Session:
+    """The session after an activity: `updated_at` never steps back, and the expiry slides with it."""
+    updated_at = max(now, session.updated_at)
+    ttl: timedelta | None = changes.pop("ttl") if "ttl" in changes else ttl_of(session)
+    return replace(session, updated_at=updated_at, expires_at=updated_at + ttl if ttl else None, **changes)
+
+
+def ttl_of(session: Session) -> timedelta | None:
+    """The session's time to live, which is the distance between its two times."""
+    return session.expires_at - session.updated_at if session.expires_at else None
+
+
+def changed(session: Session | None, change: Change, now: datetime) -> Session:
+    """The session after `change`.
+
+    Raises:
+        SessionNotFoundError: There is none.
+        AccessDeniedError: It is somebody else's.
+    """
+    current = visible(session, change.user_id, now)
+    if current is None:
+        raise SessionNotFoundError(f"there is no session {change.session_id!r}")
+    changes = {name: value for name in ("title", "metadata", "ttl") if (value := getattr(change, name)) is not KEEP}
+    return touched(current, now, **changes)
+
+
+def shortened(session: Session, removed: int, now: datetime) -> Session:
+    """The session after a pop or clear of `removed` messages, which consumes a seq."""
+    return touched(session, now, message_count=session.message_count - removed, last_seq=session.last_seq + 1)
+
+
+@dataclass(slots=True)
+class Stored:
+    """What a store holds of a session id.
+
+    Attributes:
+        session: The session, expired or not; None if there is none.
+        last_seq: The last seq ever given under this id: it outlives the session.
+        messages: Those of its messages that the operations at hand name, by id.
+    """
+
+    session: Session | None = None
+    last_seq: int = 0
+    messages: dict[str, Message] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Written:
+    """What a driver has to write for one session after a batch of appends.
+
+    Attributes:
+        session: The new head.
+        messages: What is to be added, with seqs, in order.
+        wipe: An expired session stood here: its messages go first.
+    """
+
+    session: Session
+    messages: list[Message] = field(default_factory=list)
+    wipe: bool = False
+
+
+def plan_appends(
+    batch: Sequence[Append], stored: Mapping[str, Stored], now: datetime
+) -> tuple[list[Outcome[list[Message]]], dict[str, Written]]:
+    """What a batch of appends comes to.
+
+    Args:
+        batch: The operations, in order.
+        stored: For each session id in the batch what is there, with the messages whose ids the batch names.
+            It is used up: do not use it afterwards.
+        now: The driver's time.
+
+    Returns:
+        An outcome for each operation, and what to write for each session that changes.
+    """
+    written: dict[str, Written] = {}
+    return each(batch, lambda op: _append(op, stored[op.session_id], written, now)), written
+
+
+def _append(op: Append, here: Stored, written: dict[str, Written], now: datetime) -> list[Message]:
+    session = visible(here.session, op.user_id, now)
+    known = here.messages if session else {}
+    fresh = [message for message in op.messages if message.id not in known]
+    if fresh or not op.messages:  # a retry of what is stored whole succeeds, whatever came since
+        _check_expected(op, session)
+    if not fresh and op.messages and session:
+        return [known[message.id] for message in op.messages]
+
+    wipe = session is None and here.session is not None
+    if session is None:
+        session = Session(op.session_id, op.user_id, op.agent, created_at=now, updated_at=now, last_seq=here.last_seq)
+        session = touched(session, now, ttl=op.ttl or op.default_ttl)
+        here.messages = known = {}
+    metadata = check_metadata({**session.metadata, **op.metadata}) if op.metadata else session.metadata
+    first = here.last_seq + 1
+    added = [replace(message, seq=first + index) for index, message in enumerate(fresh)]
+    here.last_seq += len(added)
+    here.session = session = touched(
+        session,
+        now,
+        metadata=metadata,
+        message_count=session.message_count + len(added),
+        last_seq=here.last_seq,
+        ttl=op.ttl or ttl_of(session),
+    )
+    known.update((message.id, message) for message in added)
+
+    entry = written.setdefault(op.session_id, Written(session))
+    if wipe:
+        entry.wipe, entry.messages = True, []
+    entry.session = session
+    entry.messages += added
+    return [known[message.id] for message in op.messages]
+
+
+def _check_expected(op: Append, session: Session | None) -> None:
+    last_seq = session.last_seq if session else 0
+    if op.expected_seq is not None and op.expected_seq != last_seq:
+        raise ConflictError(
+            f"session {op.session_id!r} is at seq {last_seq}, not at the expected {op.expected_seq}",
+            hint="Read what came since, then append again",
+        )
