@@ -1,6 +1,7 @@
 """A persistence layer for AI agents: conversations and state on the database you already run."""
 
 from . import errors
+from .agent import Agent
 from .database import Database, DefaultSessionStore, db
 from .errors import (
     AccessDeniedError,
@@ -17,6 +18,7 @@ from .errors import (
     SessionNotFoundError,
     UnavailableError,
 )
+from .llm import Model
 from .options import PoolOptions, QueueOptions, RetryOptions
 from .records import Message, Page, Session, StateItem, ToolCall
 from .state import StateScope
@@ -24,6 +26,7 @@ from .stats import Stats
 
 __all__ = [
     "AccessDeniedError",
+    "Agent",
     "AgentstoreError",
     "ClosedError",
     "ConfigurationError",
@@ -34,6 +37,7 @@ __all__ = [
     "InvalidInputError",
     "Message",
     "MessageTooLargeError",
+    "Model",
     "Page",
     "PoolOptions",
     "PoolTimeoutError",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from .checks import check_ttl
 from .conversations import Conversations
+from .drivers.registry import find
 from .errors import ConfigurationError, InvalidInputError
 from .layers.stack import Stacks, close_at_exit
 from .options import PoolOptions, QueueOptions, RetryOptions
@@ -19,12 +20,37 @@ from .sync import blocking, blocking_iterator, run_blocking
 from .url import StoreURL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import Iterable
     from datetime import timedelta
 
     from .layers.stack import Stack
 
 DEFAULT_URL = "sqlite:///agentstore.db"
+
+
+class Use:
+    """One call on its way: gives the running loop's `Stack`, and takes the time.
+
+    A class, for a generator first run while its loop shuts down would be reported as never closed.
+    """
+
+    __slots__ = ("_call", "_meter", "_stacks", "_start")
+
+    def __init__(self, stacks: Stacks, meter: Meter, call: str) -> None:
+        self._stacks = stacks
+        self._meter = meter
+        self._call = call
+
+    async def __aenter__(self) -> Stack:
+        self._start = time.perf_counter()
+        try:
+            return await self._stacks.stack()
+        except BaseException as error:
+            self._meter.record(self._call, time.perf_counter() - self._start, type(error))
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self._meter.record(self._call, time.perf_counter() - self._start, kind)
 
 
 class Database(Conversations):
@@ -45,8 +71,7 @@ class Database(Conversations):
         self._stacks = Stacks(conversations, state, pool)
         self._meter = Meter()
         self.state = StateScope(self)
-        persistent = conversations.hosts or conversations.path.strip("/") not in {"", ":memory:"}
-        self.identity: object = conversations.secret if persistent else object()
+        self.identity = _identity(conversations)
         # Runs when the object is collected or the interpreter ends, whichever is first; does nothing after a close.
         weakref.finalize(self, close_at_exit, self._stacks.backends)
 
@@ -54,11 +79,9 @@ class Database(Conversations):
         conversations, state = self._urls
         return f"db({str(conversations)!r}" + (")" if state == conversations else f", state_url={str(state)!r})")
 
-    @asynccontextmanager
-    async def use(self, call: str) -> AsyncIterator[Stack]:
+    def use(self, call: str) -> Use:
         """The running loop's way down, for one call of that name, which is measured."""
-        with self._meter.measured(call):
-            yield await self._stacks.stack()
+        return Use(self._stacks, self._meter, call)
 
     # --- life ---
 
@@ -211,6 +234,14 @@ def DefaultSessionStore(path: str | os.PathLike[str] | None = None) -> Database:
         path = Path(home) / "sessions"
     url = StoreURL("file", path=str(Path(path).absolute()))
     return Database(url, url, pool=PoolOptions())
+
+
+def _identity(url: StoreURL) -> object:
+    if url.hosts:
+        return url.secret
+    if url.path.strip("/") in {"", ":memory:"}:
+        return object()
+    return find(url).factory, url.file_path()  # json: and file: may name one folder
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

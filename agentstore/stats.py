@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict, deque
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 _LATEST = 1000
 
@@ -85,28 +83,21 @@ class Stats(Record):
 
 
 class Meter:
-    """Takes the time of calls and counts their errors, from any thread."""
+    """Adds up what calls took and how they ended, from any thread."""
 
     def __init__(self) -> None:
         self._latest: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_LATEST))
         self._counts: Counter[str] = Counter()
-        self._totals: Counter[str] = Counter()
+        self._totals: defaultdict[str, float] = defaultdict(float)
         self._errors: Counter[str] = Counter()
 
-    @contextmanager
-    def measured(self, call: str) -> Iterator[None]:
-        """Measure what runs inside as one call of that name."""
-        start = time.perf_counter()
-        try:
-            yield
-        except BaseException as error:
-            self._errors[type(error).__name__] += 1
-            raise
-        finally:
-            seconds = time.perf_counter() - start
-            self._latest[call].append(seconds)
-            self._counts[call] += 1
-            self._totals[call] += seconds  # type: ignore[assignment]  # a Counter adds floats as well
+    def record(self, call: str, seconds: float, error: type[BaseException] | None) -> None:
+        """One call of that name has ended."""
+        self._latest[call].append(seconds)
+        self._counts[call] += 1
+        self._totals[call] += seconds
+        if error is not None:
+            self._errors[error.__name__] += 1
 
     def latencies(self) -> dict[str, Latency]:
         """By call, how long it takes."""

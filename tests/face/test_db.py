@@ -105,6 +105,7 @@ async def test_making_one_touches_nothing(tmp_path, monkeypatch):
 async def test_one_store_twice_is_one_identity(tmp_path):
     url = f"sqlite:///{tmp_path}/x.db"
     assert db(url).identity == db(url).identity
+    assert db(f"json:///{tmp_path}/f").identity == db(f"file:///{tmp_path}/f").identity
     assert db("memory:").identity != db("memory:").identity
     assert db("sqlite://").identity != db("sqlite:///:memory:").identity
 
