@@ -88,7 +88,7 @@ class StoreURL:
         if not path:
             return None
         if self.scheme == "file" and os.sep == "/":  # file:///abs is always absolute
-            path = self.path
+            path = "/" + path.lstrip("/")
         return str(Path(path).absolute())
 
 

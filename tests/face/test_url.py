@@ -39,6 +39,7 @@ def test_the_secret_form_parses_back():
         ("sqlite:////abs/x.db", "/abs/x.db"),
         ("json:///a/b", str(Path("a/b").absolute())),
         ("file:///abs/b", "/abs/b"),
+        ("file:////abs/b", "/abs/b"),
         ("json:///with%20space", str(Path("with space").absolute())),
         ("sqlite://", None),
     ],
