@@ -18,7 +18,7 @@ from .tools import tools_by_name
 from .turns import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 
     from .llm import Model
     from .records import Message
@@ -132,7 +132,7 @@ class Agent:
         session_id: str | None = None,
         user_id: str | None = None,
         message_id: str | None = None,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """`chat`, giving the text in pieces as it comes; at the iterator's end all is durable.
 
         An iterator that is closed or dropped before its end stores the text so far, marked ``interrupted`` in the
@@ -193,7 +193,7 @@ class Agent:
         )
 
 
-def _stream(turn: Turn) -> Iterator[str]:
+def _stream(turn: Turn) -> Generator[str, None, None]:
     caller = _check_may_block(turn)
     yield from iterate_blocking(lambda: turn.stream(caller))
 

@@ -1,0 +1,147 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shlex
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from agentstore.database import DEFAULT_URL, db
+from agentstore.errors import AgentstoreError, SessionNotFoundError
+
+from . import chat as chatting
+from . import demo as demonstration
+from .hints import program
+from .output import complain, counted, print_json, print_messages, print_sessions, say
+
+
+class _Commands(TyperGroup):
+    """All commands; an error of ours ends one with a line on stderr instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except AgentstoreError as error:
+            raise typer.Exit(complain(error)) from error
+        except UnicodeDecodeError as error:
+            say(f"agentstore: the input is no {error.encoding} text: {error.reason}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Conversations and state of AI agents, kept on the database you already run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_Db = Annotated[
+    str | None,
+    typer.Option(
+        "--db",
+        metavar="URL",
+        help="Where conversations live [default: $AGENTSTORE_DATABASE_URL, else sqlite:///agentstore.db]",
+    ),
+]
+_User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Who asks: sees only what is theirs")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else")]
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
+    if wanted:
+        say(f"agentstore {importlib.metadata.version('agentstore')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end")
+    ] = False,
+) -> None:
+    del version  # its callback has done the work
+
+
+@app.command()
+def chat(
+    *,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="ID", help="Resume it [default: a new one]")
+    ] = None,
+    database_url: _Db = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME", help='"offline" or "openai:NAME" [default: $AGENTSTORE_MODEL]'),
+    ] = None,
+    user: _User = None,
+) -> None:
+    """Talk to an agent that remembers.
+
+    Where the input is no terminal, each line of it is a prompt, and only the answers go to the output.
+    """
+    chatting.run(database_url, session, model, user)
+
+
+@app.command()
+def demo(
+    *,
+    session: Annotated[str | None, typer.Option("--session", metavar="ID", help="[default: a new one]")] = None,
+    database_url: Annotated[
+        str, typer.Option("--db", metavar="URL", help="Where the conversation lives")
+    ] = DEFAULT_URL,
+) -> None:
+    """See a conversation survive its process, offline."""
+    demonstration.run(database_url, session)
+
+
+@app.command()
+def sessions(
+    *,
+    database_url: _Db = None,
+    user: _User = None,
+    agent: Annotated[str | None, typer.Option("--agent", metavar="NAME", help="Only those that it began")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Go on behind the page that named it")] = None,
+    as_json: _Json = False,
+) -> None:
+    """List sessions, the latest active first."""
+    with db(database_url) as database:
+        page = database.sync.sessions(user_id=user, agent=agent, limit=limit, cursor=cursor)
+    if as_json:
+        print_json(page.to_dict())
+        return
+    print_sessions(page.items)
+    if page.next_cursor is not None:
+        say(f"There are more: add --cursor {page.next_cursor}")
+
+
+@app.command()
+def show(
+    session: Annotated[str, typer.Argument(metavar="SESSION", help="Its id, exactly")],
+    *,
+    database_url: _Db = None,
+    user: _User = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most: the newest")] = 50,
+    as_json: _Json = False,
+) -> None:
+    """Show a session's messages."""
+    with db(database_url) as database:
+        head = database.sync.session(session, user_id=user)
+        if head is None:
+            raise SessionNotFoundError(f"there is no session {session!r}", hint=f"{program()} sessions lists them")
+        messages = database.sync.messages(session, limit=limit, user_id=user)
+    if as_json:
+        print_json({"session": head.to_dict(), "messages": [message.to_dict() for message in messages]})
+        return
+    owner = "no owner" if head.user_id is None else f"owner {head.user_id}"
+    say(f"Session {shlex.quote(head.id)}, {owner}, begun by {head.agent or 'no agent'}: {counted(head.message_count)}")
+    print_messages(messages)
+    if len(messages) < head.message_count:
+        say(f"These are the newest {len(messages)}: --limit shows more")

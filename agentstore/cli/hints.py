@@ -1,0 +1,37 @@
+"""Commands to type next, as they work here."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from agentstore.database import DEFAULT_URL
+from agentstore.url import StoreURL
+
+
+def chat_command(session_id: str, *, database_url: str | None, model: str | None, user: str | None) -> str:
+    """The command that goes on with a session, without the password of its database."""
+    options = {"--session": session_id, "--db": _named(database_url), "--model": model, "--user": user}
+    return f"{program()} chat " + shlex.join(
+        part for name, value in options.items() if value is not None for part in (name, value)
+    )
+
+
+def program() -> str:
+    """How to call this very program: by its name, where the shell finds it."""
+    if shutil.which("agentstore"):
+        return "agentstore"
+    script = Path(sys.argv[0])
+    if script.stem != "agentstore":
+        return f"{shlex.quote(sys.executable)} -m agentstore"
+    return shlex.quote(os.path.relpath(script) if script.is_relative_to(Path.cwd()) else str(script))
+
+
+def _named(database_url: str | None) -> str | None:
+    """None where the URL is the one that is taken anyway."""
+    if database_url in (None, os.environ.get("AGENTSTORE_DATABASE_URL") or DEFAULT_URL):
+        return None
+    return str(StoreURL.parse(database_url or DEFAULT_URL))
