@@ -130,10 +130,22 @@ class DaemonExecutor(Executor):
                 raise RuntimeError(f"{self._name} was shut down")
             self._work.put(partial(_carry_out, future, partial(function, *args, **kwargs)))
             if not self._idle.acquire(blocking=False) and len(self._threads) < self._size:
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                self._add_thread()
+            if not self._threads and (work := self._work.get()) is not None:
+                work()
         return future
+
+    def _add_thread(self) -> None:
+        """One thread more, unless the interpreter is ending and starts none: then those that are there do the work.
+
+        (Python 3.12 and newer; where there is none the caller does it. Nothing is lost, which matters more then.)
+        """
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return
+        self._threads.append(thread)
 
     def _run(self) -> None:
         while (work := self._next()) is not None:

@@ -138,3 +138,21 @@ def test_shutting_down_carries_out_what_was_submitted():
         for n in range(100):
             executor.submit(done.append, n)
     assert done == list(range(100))
+
+
+def test_where_no_thread_can_start_the_work_is_done_all_the_same(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    executor = DaemonExecutor(3, "test")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert executor.submit(int, "7").result(timeout=30) == 7
+    monkeypatch.undo()
+    together = threading.Barrier(2)
+    first = executor.submit(together.wait, 30)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    second = executor.submit(int, "8")
+    together.wait(30)
+    first.result(timeout=30)
+    assert second.result(timeout=30) == 8
+    executor.shutdown()
