@@ -131,8 +131,9 @@ class DaemonExecutor(Executor):
             self._work.put(partial(_carry_out, future, partial(function, *args, **kwargs)))
             if not self._idle.acquire(blocking=False) and len(self._threads) < self._size:
                 self._add_thread()
-            if not self._threads and (work := self._work.get()) is not None:
-                work()
+            work = None if self._threads else self._work.get()
+        if work is not None:
+            work()
         return future
 
     def _add_thread(self) -> None:
