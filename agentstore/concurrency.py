@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,21 +85,27 @@ async def ended(future: asyncio.Future[T]) -> None:
 
 
 async def uncancelled(future: asyncio.Future[T]) -> T:
-    """The future's result, even if we are cancelled meanwhile: the cancellation comes at the next await instead.
+    """The future's result; if we are cancelled meanwhile, the cancellation goes on when the future is done.
 
-    For the one await in which a driver has handed its work over and can no longer take it back.
+    For the one await in which a driver has handed its work over and can no longer take it back. `outcome_despite`
+    finds the result with whoever has others to tell it to.
     """
-    cancelled = False
+    cancellation: asyncio.CancelledError | None = None
     while not future.done():
         try:
             await asyncio.wait([future])
-        except asyncio.CancelledError:
-            cancelled = True
-    task = asyncio.current_task()
-    if cancelled and task is not None:
-        task.uncancel()  # asyncio.timeout() counts: one cancellation must stay one
-        task.cancel()
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is not None:
+        # The very error must go on: asyncio.timeout() and anyio know their own cancellations by it.
+        cancellation.done_despite = future  # type: ignore[attr-defined]
+        raise cancellation
     return future.result()
+
+
+def outcome_despite(cancellation: asyncio.CancelledError) -> asyncio.Future[Any] | None:
+    """The future that `uncancelled` waited for before it let this cancellation go on; None if it was another's."""
+    return getattr(cancellation, "done_despite", None)
 
 
 class DaemonExecutor(Executor):

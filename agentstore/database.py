@@ -28,29 +28,47 @@ if TYPE_CHECKING:
 DEFAULT_URL = "sqlite:///agentstore.db"
 
 
+class Calls:
+    """What a Database and its scopes share: the way down, and a record of who took it.
+
+    It closes the backends when nobody holds it any more, or the interpreter ends, unless that was done before.
+    """
+
+    def __init__(self, stacks: Stacks) -> None:
+        self.stacks = stacks
+        self.meter = Meter()
+        weakref.finalize(self, close_at_exit, stacks.backends)
+
+    def use(self, call: str) -> Use:
+        """The running loop's way down, for one call of that name."""
+        return Use(self, call)
+
+
 class Use:
     """One call on its way: gives the running loop's `Stack`, and takes the time.
 
     A class, for a generator first run while its loop shuts down would be reported as never closed.
     """
 
-    __slots__ = ("_call", "_meter", "_stacks", "_start")
+    __slots__ = ("_call", "_calls", "_start")
 
-    def __init__(self, stacks: Stacks, meter: Meter, call: str) -> None:
-        self._stacks = stacks
-        self._meter = meter
+    def __init__(self, calls: Calls, call: str) -> None:
+        self._calls = calls
         self._call = call
 
     async def __aenter__(self) -> Stack:
         self._start = time.perf_counter()
         try:
-            return await self._stacks.stack()
+            return await self._calls.stacks.stack()
         except BaseException as error:
-            self._meter.record(self._call, time.perf_counter() - self._start, type(error))
+            self._record(type(error))
             raise
 
     async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        self._meter.record(self._call, time.perf_counter() - self._start, kind)
+        self._record(kind)
+
+    def _record(self, error: type[BaseException] | None) -> None:
+        self._calls.meter.record(self._call, time.perf_counter() - self._start, error)
 
 
 class Database(Conversations):
@@ -69,11 +87,9 @@ class Database(Conversations):
         self._urls = (conversations, state)
         self._session_ttl = session_ttl
         self._stacks = Stacks(conversations, state, pool)
-        self._meter = Meter()
-        self.state = StateScope(self)
+        self._calls = Calls(self._stacks)
+        self.state = StateScope(self._calls)
         self.identity = _identity(conversations)
-        # Runs when the object is collected or the interpreter ends, whichever is first; does nothing after a close.
-        weakref.finalize(self, close_at_exit, self._stacks.backends)
 
     def __repr__(self) -> str:
         conversations, state = self._urls
@@ -81,14 +97,14 @@ class Database(Conversations):
 
     def use(self, call: str) -> Use:
         """The running loop's way down, for one call of that name, which is measured."""
-        return Use(self._stacks, self._meter, call)
+        return self._calls.use(call)
 
     # --- life ---
 
     async def flush(self) -> None:
         """Wait until every write accepted before on this event loop is committed, or has failed."""
         async with self.use("flush") as stack:
-            await stack.idle()
+            await stack.flush()
 
     async def ping(self) -> None:
         """One round trip to each backend; `UnavailableError` if one does not answer."""
@@ -110,7 +126,9 @@ class Database(Conversations):
 
     def stats(self) -> Stats:
         """Figures about this Database since it was made."""
-        return Stats(queue=self._stacks.queue_stats(), latencies=self._meter.latencies(), errors=self._meter.errors())
+        return Stats(
+            queue=self._stacks.queue_stats(), latencies=self._calls.meter.latencies(), errors=self._calls.meter.errors()
+        )
 
     @property
     def sync(self) -> BlockingDatabase:

@@ -196,10 +196,17 @@ class Store(Protocol):
     """Guarantees that this backend cannot give, each with the reason. The contract suite and the docs show them."""
 
     async def aopen(self) -> None:
-        """Make the store ready, creating or migrating what it needs. Called once before the first use."""
+        """Make the store ready, creating or migrating what it needs; nothing if it is.
+
+        May be called by several threads and loops at once, and again after it failed. No caller may have to wait for
+        another's loop to go on.
+        """
 
     async def aclose(self) -> None:
-        """Finish what is in flight and let go of everything. Later calls raise `ClosedError`."""
+        """Finish what is in flight and let go of everything; later calls raise `ClosedError`, a later close nothing.
+
+        As `aopen`, it waits for nobody's loop.
+        """
 
     async def ping(self) -> None:
         """Make one round trip; raise `UnavailableError` if there is no answer."""

@@ -4,18 +4,19 @@ The thread starts at the first blocking call and serves the whole process, from 
 running loop (a notebook cell): the caller blocks, the private loop works.
 
 It is a daemon, and so is every thread started from it, because the interpreter joins all others before ``atexit`` runs,
-and a loop that nobody stopped would hang it there. At exit ``_stop`` ends the loop in good order.
+and a loop that nobody stopped would hang it there. At exit `_PrivateLoop.stop` ends the loop in good order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import functools
 import os
 import queue
 import threading
-from contextlib import aclosing
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -29,45 +30,53 @@ P = ParamSpec("P")
 
 
 class _PrivateLoop:
-    """The process's private event loop; started by whoever needs it first."""
+    """An event loop on a daemon thread; started by whoever needs it first."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
         self._portal: BlockingPortal | None = None
+        self._next: _PrivateLoop | None = None
+
+    def free(self) -> _PrivateLoop:
+        """This loop; or, for a caller on this loop itself, which it is about to block, a further one."""
+        with self._guard:
+            if self._thread is not threading.current_thread():
+                return self
+            self._next = self._next or _PrivateLoop()
+            return self._next
 
     def portal(self) -> BlockingPortal:
-        """The way onto the loop.
-
-        Raises:
-            RuntimeError: The caller is on that loop itself, where blocking would wait for ever.
-        """
-        if self._thread is threading.current_thread():
-            raise RuntimeError(
-                "a blocking call from a coroutine that a blocking call runs would never end: await instead"
-            )
+        """The way onto the loop."""
         with self._guard:
-            if self._portal is None:
-                self._start()
-            if self._portal is None:
-                raise RuntimeError("the private event loop did not start")
-            return self._portal
+            return self._portal or self._start()
 
-    def _start(self) -> None:
+    def _start(self) -> BlockingPortal:
         ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="agentstore", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(ready,), name="agentstore", daemon=True)
+        thread.start()
         ready.wait()
+        if self._portal is None:
+            raise RuntimeError("the private event loop did not start")
+        self._thread = thread
+        # Now, not at import: what is registered later runs earlier, and no Database may be closed before.
+        atexit.register(self.stop)
+        return self._portal
 
     def _run(self, ready: threading.Event) -> None:
         from anyio.from_thread import BlockingPortal  # noqa: PLC0415  purely async programs never need it
 
         # Not asyncio.run(): it ends by joining the default executor in a new thread, which cannot start at exit.
         loop = asyncio.new_event_loop()
+        serving = loop.create_task(self._serve(BlockingPortal, ready))
         try:
-            loop.run_until_complete(self._serve(BlockingPortal, ready))
+            while not serving.done():
+                # A task that ends with one of these stops the loop as well; its owner has the error, others go on.
+                with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                    loop.run_until_complete(serving)
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
+            self._portal = None  # whatever ended it, the next call starts another
             ready.set()
             loop.close()
 
@@ -80,8 +89,10 @@ class _PrivateLoop:
     def stop(self) -> None:
         """End the loop, cancelling what still runs there, and its thread."""
         with self._guard:
-            portal, thread = self._portal, self._thread
-            self._portal = self._thread = None
+            portal, thread, further = self._portal, self._thread, self._next
+            self._portal = self._thread = self._next = None
+        if further is not None:
+            further.stop()
         if portal is not None and thread is not None:
             portal.start_task_soon(portal.stop, True)  # noqa: FBT003  anyio's signature
             thread.join()
@@ -92,7 +103,9 @@ class _PrivateLoop:
 
 
 _private = _PrivateLoop()
-atexit.register(_private.stop)
+_current: ContextVar[_PrivateLoop] = ContextVar("_current", default=_private)
+"""The private loop for which the code at hand runs, on it or on a thread of its."""
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_private.forget)
 
@@ -102,28 +115,42 @@ class _Call(Generic[T]):
 
     def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
         self._function = function
-        self._portal = _private.portal()
+        self._loop = _current.get().free()
+        self._portal = self._loop.portal()
         self._task: asyncio.Task[Any] | None = None
         self._ended = threading.Event()
         self._dropped = False
+        self._result: list[T] = []
+        self._error: BaseException | None = None
 
-    def start(self) -> Future[T]:
+    def start(self) -> Future[None]:
         """Set it going."""
         return self._portal.start_task_soon(self._run)
 
-    async def _run(self) -> T:
+    async def _run(self) -> None:
         self._task = asyncio.current_task()
+        _current.set(self._loop)
         try:
-            if self._dropped:
-                raise asyncio.CancelledError
-            return await self._function()
+            if not self._dropped:
+                self._result.append(await self._function())
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001  the caller's, whatever it is: a SystemExit would end the portal
+            self._error = error
         finally:
             self._ended.set()
+
+    def outcome(self, future: Future[None]) -> T:
+        """Wait for what `start` gave: the function's result, or what it raised."""
+        future.result()
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
 
     def result(self) -> T:
         """Run it; an interrupt (Ctrl-C), wherever it strikes, cancels it and waits until it has cleaned up."""
         try:
-            return self.start().result()
+            return self.outcome(self.start())
         except BaseException:
             self.cancel()
             raise
@@ -182,7 +209,7 @@ def iterate_blocking(source: Callable[[], AsyncGenerator[T, None]]) -> Iterator[
         loop, turn = asyncio.get_running_loop(), asyncio.Semaphore(0)
         go.append(functools.partial(loop.call_soon_threadsafe, turn.release))
         try:
-            async with aclosing(source()) as generator:
+            async with contextlib.aclosing(source()) as generator:
                 async for item in generator:
                     wanted.clear()
                     items.put((item,))
@@ -200,10 +227,11 @@ def iterate_blocking(source: Callable[[], AsyncGenerator[T, None]]) -> Iterator[
             wanted.set()
             go[0]()
     except GeneratorExit:
-        go[0]()
-        future.result()
+        if not future.done():  # it is when the interpreter ends: the loop has closed the generator and gone
+            go[0]()
+            call.outcome(future)
         raise
     except BaseException:
         call.cancel()
         raise
-    future.result()
+    call.outcome(future)

@@ -8,7 +8,6 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from agentstore.concurrency import CrossLoopLock
 from agentstore.drivers import registry
 from agentstore.errors import ClosedError, UnavailableError
 from agentstore.protocol import Append, SetItems, StateOp
@@ -36,10 +35,10 @@ class Stack:
         self.heads: Grouping[Head, Session | None] = Grouping(conversations.heads, reads, wait_in_flight=False)
         self.get: Grouping[GetItems, dict[str, StateItem]] = Grouping(state.get_items, reads, wait_in_flight=False)
 
-    async def idle(self) -> None:
+    async def flush(self) -> None:
         """Wait until the writes that this loop has handed in are committed, or have failed."""
-        await self.append.idle()
-        await self.write.idle()
+        await self.append.flush()
+        await self.write.flush()
 
 
 class Stacks:
@@ -54,7 +53,6 @@ class Stacks:
     def __init__(self, conversations: StoreURL, state: StoreURL, pool: PoolOptions) -> None:
         self._conversations = registry.load(conversations, pool)
         self._state = self._conversations if state == conversations else registry.load(state, pool)
-        self._opening = CrossLoopLock()
         self._guard = threading.Lock()
         self._stacks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Stack] = weakref.WeakKeyDictionary()
         self._reads, self._writes = Tally(), Tally()
@@ -72,6 +70,7 @@ class Stacks:
 
         Raises:
             ClosedError: `aclose` was called.
+            UnavailableError: The backends cannot be opened, or were opened before a fork.
         """
         if not self._opened or self._closed:
             await self._open()
@@ -80,36 +79,34 @@ class Stacks:
                 "this Database was opened before a fork, and its connections stayed with the parent process",
                 hint="Make a new one with db(...) in the child, or use it there first",
             )
-        loop = asyncio.get_running_loop()
-        stack = self._stacks.get(loop)
-        if stack is None:
-            with self._guard:
-                stack = self._stacks.setdefault(loop, self._new_stack())
-        return stack
+        stack = self._stacks.get(asyncio.get_running_loop())
+        return self._new_stack() if stack is None else stack
 
     def _new_stack(self) -> Stack:
-        return Stack(self._conversations, self._state, self._reads, self._writes)
+        with self._guard:
+            for loop in [loop for loop in self._stacks if loop.is_closed()]:
+                del self._stacks[loop]  # what has run there would keep it alive
+            stack = Stack(self._conversations, self._state, self._reads, self._writes)
+            return self._stacks.setdefault(asyncio.get_running_loop(), stack)
 
     async def _open(self) -> None:
-        async with self._opening:
+        # No lock: a loop that waits here for another may be one that a blocking call keeps from going on.
+        for backend in self.backends:
             if self._closed:
                 raise ClosedError("this Database was closed", hint="Make a new one with db(...)")
-            if not self._opened:
-                for backend in self.backends:
-                    await backend.aopen()
-                self._opened, self._pid = True, os.getpid()
+            await backend.aopen()
+        self._opened, self._pid = True, os.getpid()
 
     async def aclose(self) -> None:
         """Commit what this loop has handed in, then let go of the backends. A second call does nothing."""
-        async with self._opening:
-            if self._closed:
-                return
-            stack = self._stacks.get(asyncio.get_running_loop())
-            if stack is not None:
-                await stack.idle()
-            self._closed = True
-            for backend in self.backends:
-                await backend.aclose()
+        self._closed = True
+        if self._opened and self._pid != os.getpid():
+            return  # they are the parent's
+        stack = self._stacks.get(asyncio.get_running_loop())
+        if stack is not None:
+            await stack.flush()
+        for backend in self.backends:
+            await backend.aclose()
 
     def queue_stats(self) -> QueueStats:
         """What went down so far, and what waits now on any loop."""

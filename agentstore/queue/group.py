@@ -10,8 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from agentstore.concurrency import ended
-from agentstore.errors import AgentstoreError
+from agentstore.concurrency import ended, outcome_despite
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -59,6 +58,7 @@ class Grouping(Generic[Op, Out]):
         self._max_bytes = max_bytes
         self._wait_in_flight = wait_in_flight
         self._waiting: deque[tuple[Op, asyncio.Future[Out]]] = deque()
+        self._in_flight: list[tuple[Op, asyncio.Future[Out]]] = []
         self._drainer: asyncio.Task[None] | None = None
         self._tally = tally
 
@@ -75,7 +75,7 @@ class Grouping(Generic[Op, Out]):
         """
         entry = (op, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
-        if self._drainer is None:
+        if self._drainer is None or self._drainer.done():
             self._drainer = asyncio.create_task(self._drain())
         try:
             return await asyncio.shield(entry[1])
@@ -86,21 +86,21 @@ class Grouping(Generic[Op, Out]):
                 await ended(entry[1])
             raise
 
-    async def idle(self) -> None:
-        """Wait until all that was submitted has ended."""
-        while self._drainer is not None:
-            await asyncio.wait([self._drainer])
+    async def flush(self) -> None:
+        """Wait until all that was submitted before has ended; what comes meanwhile is not waited for."""
+        if pending := [future for _, future in (*self._in_flight, *self._waiting)]:
+            await asyncio.wait(pending)
 
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                group = self._next_group()
-                await self._carry_out(group)
+                self._in_flight = self._next_group()
+                await self._carry_out(self._in_flight)
         finally:  # only a dying loop cancels this task; nobody may be left waiting
             for _, future in self._waiting:
                 future.cancel()
             self._waiting.clear()
-            self._drainer = None  # a finished task would keep its loop alive
+            self._in_flight = []
 
     def _next_group(self) -> list[tuple[Op, asyncio.Future[Out]]]:
         group = [self._waiting.popleft()]
@@ -113,25 +113,31 @@ class Grouping(Generic[Op, Out]):
         return group
 
     async def _carry_out(self, group: list[tuple[Op, asyncio.Future[Out]]]) -> None:
-        outcomes: Sequence[Outcome[Out]]
         try:
             outcomes = await self._run([op for op, _ in group])
-        except AgentstoreError as error:
-            outcomes = [error] * len(group)
-        except asyncio.CancelledError:
-            for _, future in group:
-                future.cancel()
+        except asyncio.CancelledError as cancellation:
+            done = outcome_despite(cancellation)
+            if done is None or done.cancelled():
+                for _, future in group:
+                    future.cancel()
+            elif (error := done.exception()) is not None:
+                self._settle(group, [error] * len(group))
+            else:
+                self._settle(group, done.result())
             raise
-        except Exception as error:  # noqa: BLE001  a bug in a driver: every caller is told, none is left waiting
-            for _, future in group:
-                future.set_exception(error)
-                future.exception()  # a caller that has gone needs no "never retrieved"
-            return
+        except Exception as error:  # noqa: BLE001  every caller is told, none is left waiting
+            self._settle(group, [error] * len(group))
+        else:
+            self._settle(group, outcomes)
+
+    def _settle(
+        self, group: list[tuple[Op, asyncio.Future[Out]]], outcomes: Sequence[Outcome[Out] | BaseException]
+    ) -> None:
         self._tally.groups += 1
         self._tally.operations += len(group)
         for (_, future), outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, AgentstoreError):
+            if isinstance(outcome, BaseException):
                 future.set_exception(outcome)
-                future.exception()
+                future.exception()  # a caller that has gone needs no "never retrieved"
             else:
                 future.set_result(outcome)

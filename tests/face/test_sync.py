@@ -1,12 +1,14 @@
 """The blocking face: scripts, threads, notebook cells, interpreter exit."""
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 
+import anyio
 import pytest
 
 from agentstore import ClosedError, db
@@ -81,12 +83,105 @@ def test_threads_sync_and_async_at_once(url):
         assert mine == [f"blocking{n}-{index}" for index in range(10)]
 
 
-def test_a_blocking_call_on_the_private_loop_is_refused():
-    async def nested():
-        return run_blocking(lambda: asyncio.sleep(0))
+def test_a_blocking_call_from_what_a_blocking_call_runs():
+    async def nested(depth):
+        with db("memory:") as database:
+            database.sync.append("s", HELLO)
+            if depth == 3:
+                return depth
+            # From the loop itself and from a thread of its in turn.
+            further = lambda: run_blocking(lambda: nested(depth + 1))  # noqa: E731
+            return further() if depth % 2 else await asyncio.to_thread(further)
 
-    with pytest.raises(RuntimeError, match="await instead"):
-        run_blocking(nested)
+    assert run_blocking(lambda: nested(0)) == 3
+    assert run_blocking(lambda: nested(1)) == 3
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, pytest.fail.Exception])
+def test_whatever_a_coroutine_raises_reaches_its_caller_alone(kind):
+    async def work():
+        raise kind("of the coroutine")
+
+    async def in_a_task_of_its_own():
+        await asyncio.gather(work())
+
+    async def source():
+        yield 1
+        raise kind("of the coroutine")
+
+    for function in (work, in_a_task_of_its_own):
+        with pytest.raises(kind):
+            run_blocking(function)
+    with pytest.raises(kind):
+        list(iterate_blocking(source))
+    with db("memory:") as database:
+        assert database.sync.messages("s") == []
+
+
+@pytest.mark.parametrize("close", ["close", "aclose"])
+def test_a_blocking_call_while_the_same_loop_opens_or_closes(url, close):
+    async def main():
+        database = db(url)
+        opening = asyncio.create_task(database.append("s", HELLO))
+        await asyncio.sleep(0)
+        database.sync.append("s", HELLO)
+        await opening
+        assert len(await database.messages("s")) == 2
+        closing = asyncio.create_task(database.aclose())
+        await asyncio.sleep(0)
+        if close == "close":
+            database.close()
+        else:
+            await database.aclose()
+        await closing
+
+    asyncio.run(main())
+
+
+def test_flush_and_close_end_while_others_keep_writing(url):
+    async def main():
+        database = db(url)
+        going = True
+
+        async def write():
+            while going:
+                with contextlib.suppress(ClosedError):
+                    await database.append("s", HELLO)
+                await asyncio.sleep(0)
+
+        writers = [asyncio.create_task(write()) for _ in range(4)]
+        await database.append("s", HELLO)
+        async with asyncio.timeout(60):
+            await database.flush()
+            await database.aclose()
+        going = False
+        await asyncio.gather(*writers)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("limit", [asyncio.timeout, anyio.move_on_after])
+def test_a_timeout_around_a_direct_call_is_a_timeout_and_nothing_later(url, limit):
+    async def main():
+        async with db(url) as database:
+            await database.append("s", [HELLO] * 2000)
+            timed_out = False
+            try:
+                # It has begun and is waited for; its result is lost to us, for the time was up.
+                if limit is asyncio.timeout:
+                    async with limit(0):
+                        await database.pop("s", 2000)
+                else:
+                    with limit(0) as scope:
+                        await database.pop("s", 2000)
+                    timed_out = scope.cancelled_caught
+            except TimeoutError:
+                timed_out = True
+            await asyncio.sleep(0)
+            assert timed_out or url == "memory:"  # which never lets the loop go on
+            assert len(await database.messages("s")) in {0, 2000}
+
+    asyncio.run(main())
 
 
 def test_an_interrupt_cancels_and_waits():
@@ -157,6 +252,18 @@ EXITS = {
             await asyncio.to_thread(database.sync.messages, "s")
         asyncio.run(main())
     """,
+    "a stream half read": """
+        from agentstore import Agent, Model, Message
+        class Slow(Model):
+            async def complete(self, messages, tools):
+                raise NotImplementedError
+            async def stream(self, messages, tools):
+                yield "hel"
+                yield "lo"
+        pieces = Agent("A", model=Slow(), db=database, session_id="other").stream("hi")
+        next(pieces)
+        database.sync.append("s", HELLO)
+    """,
     "sys.exit in the middle": """
         database.sync.append("s", HELLO)
         sys.exit(0)
@@ -193,6 +300,7 @@ def test_at_exit_nothing_is_lost_hangs_or_warns(what, scheme, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     with db(url) as database:
         assert len(database.sync.messages("s")) == 1
+        assert [m.content for m in database.sync.messages("other")] in ([], ["hi", "hel"])
 
 
 FORK = """
@@ -213,6 +321,7 @@ except UnavailableError as error:
 else:
     sys.exit(1)
 fresh.sync.append("s", HELLO)
+opened.close()
 """
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from agentstore.concurrency import uncancelled
 from agentstore.errors import ConflictError, UnavailableError
 from agentstore.queue.group import Grouping, Tally
 
@@ -107,7 +108,7 @@ async def test_a_cancelled_reader_leaves_at_once():
         await call
     assert not gate.open.is_set()
     gate.open.set()
-    await grouping.idle()
+    await grouping.flush()
 
 
 def test_a_dying_loop_leaves_nobody_waiting():
@@ -118,3 +119,53 @@ def test_a_dying_loop_leaves_nobody_waiting():
         await asyncio.sleep(0)
 
     asyncio.run(main())
+
+
+async def test_flush_waits_for_what_came_before_and_no_longer():
+    gate = Gate(shut=True)
+    grouping = Grouping(gate.run, Tally())
+    first = asyncio.create_task(grouping.submit("a"))
+    await gate.begun.wait()
+    second = asyncio.create_task(grouping.submit("b"))
+    while not grouping.waiting:
+        await asyncio.sleep(0)
+    flushed = asyncio.create_task(grouping.flush())
+    await asyncio.sleep(0)
+    late = asyncio.create_task(grouping.submit("bad"))
+    assert not flushed.done()
+    gate.open.set()
+    await flushed
+    assert first.done()
+    assert second.done()
+    assert isinstance((await asyncio.gather(late, return_exceptions=True))[0], ConflictError)
+
+
+async def test_a_cancelled_drainer_still_tells_what_was_done():
+    future = asyncio.get_running_loop().create_future()
+
+    async def run(batch):
+        return await uncancelled(future)
+
+    grouping = Grouping(run, Tally())
+    call = asyncio.create_task(grouping.submit("a"))
+    while not grouping.waiting:
+        await asyncio.sleep(0)
+    while grouping.waiting:
+        await asyncio.sleep(0)
+    (drainer,) = [task for task in asyncio.all_tasks() if "_drain" in repr(task)]
+    drainer.cancel()
+    await asyncio.sleep(0)
+    future.set_result(["A"])
+    assert await call == "A"
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12 brought eager tasks")
+async def test_eager_tasks():
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+
+    async def run(batch):
+        return [op.upper() for op in batch]
+
+    grouping = Grouping(run, Tally())
+    assert [await grouping.submit(op) for op in "ab"] == ["A", "B"]
+    await grouping.flush()
