@@ -10,6 +10,8 @@ from agentstore.queue.group import Grouping, Tally
 
 pytestmark = pytest.mark.anyio
 
+EAGER = hasattr(asyncio, "eager_task_factory")  # Python 3.12 brought it
+
 
 class Gate:
     """A store whose round trips last until the test says so, or end at once."""
@@ -159,9 +161,9 @@ async def test_a_cancelled_drainer_still_tells_what_was_done():
     assert await call == "A"
 
 
-@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12 brought eager tasks")
-async def test_eager_tasks():
-    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+@pytest.mark.parametrize("factory", [None, *([asyncio.eager_task_factory] if EAGER else [])])
+async def test_any_task_factory(factory):
+    asyncio.get_running_loop().set_task_factory(factory)
 
     async def run(batch):
         return [op.upper() for op in batch]
