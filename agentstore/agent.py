@@ -97,18 +97,22 @@ class Agent:
         """Answer a prompt; when this returns, prompt and answer are durable.
 
         A prompt that the session ends with, unanswered (the process died, say), is answered now and not stored twice.
+        The text of a stream that was closed early ends its turn: the same prompt begins a new one.
 
         Args:
             prompt: What the user says: text, or a list of JSON parts.
             session_id: The session, if not the Agent's.
             user_id: The user, if not the Agent's.
             message_id: Makes the turn idempotent: the user's message gets this id, and a turn of this id that was
-                answered before gives the stored answer, without asking the model.
+                answered before gives the stored answer, without asking the model. An interrupted text is no answer:
+                the turn goes on and is answered in full, the text staying in the history.
 
         Raises:
             AccessDeniedError: The session belongs to another user.
             UnavailableError: The backend or the model's server cannot be used.
-            RuntimeError: An async turn on this session runs on the event loop that this call would block.
+            AgentstoreError: The model ended with a SystemExit or the like. Its ordinary exceptions come as they are.
+            RuntimeError: The turn would never end: an async turn on this session runs on the event loop that this
+                call would block, or the session's turn waits for the model or tool that this call is made in.
         """
         turn = self._turn(prompt, session_id, user_id, message_id)
         caller = _check_may_block(turn)
@@ -136,7 +140,7 @@ class Agent:
         """`chat`, giving the text in pieces as it comes; at the iterator's end all is durable.
 
         An iterator that is closed or dropped before its end stores the text so far, marked ``interrupted`` in the
-        message's metadata.
+        message's metadata. The model sees it in later turns, until its own is answered after all (`chat` says when).
         """
         return _stream(self._turn(prompt, session_id, user_id, message_id))
 

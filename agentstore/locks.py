@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from .concurrency import CrossLoopLock
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
 
 inside: ContextVar[frozenset[Hashable]] = ContextVar("inside", default=frozenset())
-"""The sessions in whose turns the code at hand runs as a tool."""
+"""The sessions in whose turns the code at hand runs as a model or tool."""
 
 _GRACE = 10  # turns of a loop, within which a stream that was dropped, not closed, begins to close itself
+
+_ENDLESS = "a tool or model began a turn on a session whose own turn waits for that to end: it would never end"
 
 
 @dataclass(slots=True)
@@ -26,6 +28,7 @@ class Place:
     lock: CrossLoopLock = field(default_factory=CrossLoopLock)
     users: int = 0  # the holder and those who wait
     holder: object = None
+    awaited: list[Hashable] = field(default_factory=list)  # sessions on which its tools or model have begun turns
 
     def leave(self) -> None:
         """The holder will soon have done, whatever its caller does meanwhile."""
@@ -51,16 +54,42 @@ class TurnLocks:
         """
         return _Hold(self, key, caller)
 
-    def enter(self, key: Hashable) -> Place:
-        """Get in line."""
+    def enter(self, key: Hashable) -> tuple[Place, list[Place]]:
+        """Get in line.
+
+        Returns:
+            The session's place, and those whose turns wait for this one, because it is begun by a tool or model of
+            theirs: hand both to `exit`.
+
+        Raises:
+            RuntimeError: The session's turn waits, itself or through others, for the one that begins this.
+        """
         with self._guard:
+            if inside.get() & self._awaited_by(key):
+                raise RuntimeError(_ENDLESS)
+            outer = [self._places[one] for one in inside.get() if one in self._places]
+            for one in outer:
+                one.awaited.append(key)
             place = self._places.setdefault(key, Place())
             place.users += 1
-            return place
+            return place, outer
 
-    def exit(self, key: Hashable) -> None:
+    def _awaited_by(self, key: Hashable) -> set[Hashable]:
+        """The session itself, and all whose turns have to end before its turn can."""
+        found: set[Hashable] = set()
+        left = [key]
+        while left:
+            one = left.pop()
+            if one not in found:
+                found.add(one)
+                left += self._places[one].awaited if one in self._places else ()
+        return found
+
+    def exit(self, key: Hashable, outer: Iterable[Place]) -> None:
         """Get out of it."""
         with self._guard:
+            for one in outer:
+                one.awaited.remove(key)
             place = self._places[key]
             place.users -= 1
             if not place.users:
@@ -80,11 +109,11 @@ class TurnLocks:
             blocks: The event loop that stands still while the caller waits.
 
         Raises:
-            RuntimeError: The caller is a tool of a turn on this session, or reads a stream of one, or blocks the
-                loop which one needs to end.
+            RuntimeError: The caller is a tool or the model of a turn on this session, or reads a stream of one, or
+                blocks the loop which one needs to end.
         """
         if key in inside.get():
-            raise RuntimeError("a tool began a turn on the session whose turn waits for that tool: it would never end")
+            raise RuntimeError(_ENDLESS)
         if self.holds(key, caller):
             raise RuntimeError(
                 "a turn on a session whose stream is still being read here would never end: "
@@ -110,11 +139,11 @@ class _Hold:
                 break
             await asyncio.sleep(0)
         self._locks.check(self._key, self._caller)
-        self._place = self._locks.enter(self._key)
+        self._place, self._outer = self._locks.enter(self._key)
         try:
             await self._place.lock.__aenter__()
         except BaseException:
-            self._locks.exit(self._key)
+            self._locks.exit(self._key, self._outer)
             raise
         self._place.holder = self._caller
         return self._place
@@ -122,7 +151,7 @@ class _Hold:
     async def __aexit__(self, *exc: object) -> None:
         self._place.leave()
         await self._place.lock.__aexit__(*exc)
-        self._locks.exit(self._key)
+        self._locks.exit(self._key, self._outer)
 
 
 locks = TurnLocks()

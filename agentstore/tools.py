@@ -9,19 +9,25 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from . import checks
+from .calling import described, must_pass, result_of
 from .errors import ConfigurationError
+from .records import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from pydantic import BaseModel, ValidationError
 
+    from .records import ToolCall
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MAX_ERROR = 10_000  # characters of an exception's text that a model is shown
+_MAX_ERROR = 10_000  # characters of what is wrong with the arguments
+_NO_ARGUMENTS = ("", "null", '""')  # what models write instead of {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +74,15 @@ class Tool:
         """Call the function with a model's JSON text; a sync function runs in a worker thread.
 
         Returns:
-            A str as it is, anything else as JSON. ``Error: ...`` if the arguments are wrong, the function raises, or
-            its result cannot be stored. Only a cancellation (or the interpreter's end) passes as an exception.
+            A str as it is, anything else as JSON. ``Error: ...`` if the arguments are wrong, the function raises (also
+            a SystemExit or a CancelledError of its own), or its result cannot be stored. Only a KeyboardInterrupt
+            passes, and a cancellation of the task that runs this.
         """
         from pydantic import ValidationError  # noqa: PLC0415  agents without tools need no pydantic
 
         try:
-            validated = self._arguments.model_validate_json(arguments.strip() or "{}")
+            text = arguments.strip()
+            validated = self._arguments.model_validate_json("{}" if text in _NO_ARGUMENTS else text)
         except ValidationError as error:
             return f"Error: wrong arguments for {self.name}: {_summary(error)}"
         except ValueError as error:  # a lone surrogate
@@ -82,17 +90,11 @@ class Tool:
         values = {name: getattr(validated, place) for place, name in _names(self._arguments)}
         positional = [values.pop(name) for name in list(values)[: self._positional]]
         try:
-            return _bounded(_text(await self._call(positional, values)))
-        except Exception as error:  # noqa: BLE001  a tool may raise anything: the model is told
-            return f"Error: {type(error).__name__}: {str(error)[:_MAX_ERROR]}"
-
-    async def _call(self, positional: list[Any], named: dict[str, Any]) -> Any:
-        import anyio.to_thread  # noqa: PLC0415
-
-        if is_async(self._function):
-            return await self._function(*positional, **named)
-        result = await anyio.to_thread.run_sync(lambda: self._function(*positional, **named))
-        return await result if inspect.isawaitable(result) else result
+            return _bounded(_text(await result_of(self._function, *positional, **values)))
+        except BaseException as error:
+            if must_pass(error):
+                raise
+            return f"Error: {described(error)}"
 
 
 def tools_by_name(functions: Iterable[Callable[..., Any]]) -> dict[str, Tool]:
@@ -101,7 +103,7 @@ def tools_by_name(functions: Iterable[Callable[..., Any]]) -> dict[str, Tool]:
     Raises:
         ConfigurationError: Two have one name, or one cannot be a tool.
     """
-    if callable(functions) or isinstance(functions, str):
+    if callable(functions) or isinstance(functions, str) or not isinstance(functions, Iterable):
         raise ConfigurationError("tools is a list of functions", hint="Write tools=[function]")
     tools: dict[str, Tool] = {}
     for tool in map(Tool.of, functions):
@@ -111,9 +113,15 @@ def tools_by_name(functions: Iterable[Callable[..., Any]]) -> dict[str, Tool]:
     return tools
 
 
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine: also for objects with an async ``__call__``, and partials."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  not a test whether it is callable
+def distinct(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+    """The calls, with new ids where a server gave none, or one twice."""
+    seen: set[str] = set()
+    distinct = []
+    for call in calls:
+        kept = call if call.id and call.id not in seen else replace(call, id=f"call_{new_id()}")
+        seen.add(kept.id)
+        distinct.append(kept)
+    return tuple(distinct)
 
 
 def _documentation(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from .calling import Closing, replied
 from .concurrency import ended, uncancelled
 from .errors import InvalidInputError
+from .llm import as_message
 from .locks import inside, locks
 from .records import Message, ToolCall, new_id
-from .view import answer_of, is_answer, last_prompt, text_of, turn_at, view
+from .tools import distinct
+from .view import answer_of, ends_turn, is_answer, last_prompt, text_of, turn_at, view, with_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from .database import Database
     from .llm import Model
@@ -56,6 +61,7 @@ class Turn:
     _history: list[Message] = field(default_factory=list)
     _messages: list[Message] = field(default_factory=list)  # of this turn, beginning with the user's
     _unsaved: bool = False  # whether the user's message is still to be saved
+    _saving: asyncio.Task[list[Message]] | None = None  # it, while that goes on
     _wanted: tuple[ToolCall, ...] = ()  # what the model's last message asks for
     _rounds: int = 0  # of tools
 
@@ -69,13 +75,13 @@ class Turn:
             await self._begin()
             while self.answer is None:
                 await self._run_tools()
-                await self._finish(await self._meanwhile_saving(self.model.complete(*self._question())))
+                await self._finish(await self._ask(partial(self.model.complete, *self._question())))
             return text_of(self.answer)
 
     async def stream(self, caller: object = None) -> AsyncGenerator[str, None]:
         """Carry the turn out, giving the text as it comes, and end when all is durable.
 
-        One that is closed or cancelled before its end stores the text so far as the answer. When the model fails
+        One that is closed or cancelled before its end stores the text so far, as interrupted. When the model fails
         nothing of its text is stored: asked again, the turn goes on.
 
         This is one generator with no other inside but the model's, because a loop that ends closes all its generators
@@ -92,19 +98,20 @@ class Turn:
                 await self._run_tools()
                 source = aiter(self.model.stream(*self._question()))
                 pieces: list[str] = []
-                async with _Closing(source):
+                async with Closing(source):
                     try:
-                        item = await self._meanwhile_saving(anext(source, _END))
+                        item = await self._ask(partial(anext, source, _END))
                         while isinstance(item, str):
                             pieces.append(item)
+                            await self._prompt_saved()
                             yield item
-                            item = await anext(source, _END)
+                            item = await self._ask(partial(anext, source, _END))
                     except (GeneratorExit, asyncio.CancelledError):
                         place.leave()
                         if any(pieces):
-                            await self._finish(_joined(pieces, interrupted=True))
+                            await self._finish("".join(pieces), interrupted=True)
                         raise
-                    await self._finish(_joined(pieces) if item is _END else item)
+                    await self._finish("".join(pieces) if item is _END else item)
                 if not pieces and (text := text_of(self._messages[-1])):
                     yield text
 
@@ -126,14 +133,15 @@ class Turn:
         self._messages = begun
         ids = {message.id for message in begun}
         history = [message for message in stored if message.id not in ids]
-        self._history = history[max(len(history) - self.history_limit, 0) :]
+        history = history[max(len(history) - self.history_limit, 0) :]
+        self._history = history if len(stored) < self.history_limit else with_prompts(history)
 
     async def _read_tail(self) -> list[Message]:
         """The newest messages: as many as the model may see, and more if an unanswered turn began before them."""
         limit = max(self.history_limit, 1)
         while True:
             stored = await self._read(limit=limit)
-            if len(stored) < limit or is_answer(stored[-1]) or last_prompt(stored) is not None:
+            if len(stored) < limit or ends_turn(stored[-1]) or last_prompt(stored) is not None:
                 return stored
             if all(message.run_id != stored[-1].run_id for message in stored[: (limit + 1) // 2]):
                 return stored  # its prompt was removed: looking further back would read the whole session
@@ -145,7 +153,7 @@ class Turn:
         if index is None or stored[index].content != self.prompt:
             return None
         turn = turn_at(stored, index)
-        return turn if answer_of(turn) is None else None
+        return None if ends_turn(turn[-1]) or answer_of(turn) else turn
 
     async def _named(self, stored: list[Message], message_id: str) -> list[Message]:
         """The turn whose user's message has this id: as stored, else begun now."""
@@ -181,18 +189,30 @@ class Turn:
 
     async def _keep(self, *messages: Message) -> list[Message]:
         """Save what model and tools gave, also if we are cancelled meanwhile: it cannot be had again."""
-        saving = self.database.append(self.session_id, messages, user_id=self.user_id, agent=self.agent)
-        return await uncancelled(asyncio.ensure_future(saving))
+        return await uncancelled(asyncio.ensure_future(self._append(messages)))
 
-    async def _meanwhile_saving(self, reply: Awaitable[T]) -> T:
-        """Wait for `reply` while the user's message is saved; if that fails the reply is cancelled."""
+    async def _append(self, messages: tuple[Message, ...]) -> list[Message]:
+        await self._prompt_saved()
+        return await self.database.append(self.session_id, messages, user_id=self.user_id, agent=self.agent)
+
+    async def _prompt_saved(self) -> None:
+        """Wait until the user's message is durable; if we are cancelled its save goes on."""
+        if self._saving is not None:
+            (self._messages[0],) = await asyncio.shield(self._saving)
+            self._saving = None
+
+    # --- the model ---
+
+    async def _ask(self, reply: Callable[[], Awaitable[T]]) -> T:
+        """The model's reply; the user's message is saved meanwhile, and if that fails the reply is cancelled."""
         if not self._unsaved:
-            return await reply
-        saving = asyncio.ensure_future(self._save_prompt(self._messages[0]))
+            return await self._reply(reply)
+        self._unsaved = False
+        self._saving = saving = asyncio.ensure_future(self._save_prompt(self._messages[0]))
         try:
             with anyio.CancelScope() as scope:
                 saving.add_done_callback(lambda done: scope.cancel() if done.cancelled() or done.exception() else None)
-                result = await reply
+                return await self._reply(reply)
         except Exception:
             await saving  # a failed save is the graver news
             raise
@@ -202,26 +222,32 @@ class Turn:
             if not saving.cancelled():
                 saving.exception()  # who cancels has gone
             raise
-        (self._messages[0],) = await saving
-        self._unsaved = False
-        return result
+        raise saving.exception() or asyncio.CancelledError
 
-    # --- the model ---
+    async def _reply(self, reply: Callable[[], Awaitable[T]]) -> T:
+        """What the model gives, which runs inside this turn."""
+        token = inside.set(inside.get() | {self.key})
+        try:
+            return await replied(reply)
+        finally:
+            with contextlib.suppress(ValueError):  # dropped with its loop, it ends in whatever context collects it
+                inside.reset(token)
 
     def _question(self) -> tuple[list[Message], list[Tool]]:
         """What the model is asked: what it sees, and the tools it may use."""
         tools = [] if self._rounds == MAX_ROUNDS else list(self.tools.values())
         return view(self._history, self._messages, self.instructions), tools
 
-    async def _finish(self, message: Any) -> None:
-        """Store a message of the model; it is the turn's answer unless it asks for tools.
+    async def _finish(self, given: Any, *, interrupted: bool = False) -> None:
+        """Store a message of the model; it is the turn's answer unless it asks for tools or was interrupted.
 
         An answer's id follows from the prompt's: should another process answer the same turn, one answer is kept.
         """
-        if not isinstance(message, Message):
-            raise InvalidInputError(f"the model gave a {type(message).__name__}: it must give str or a Message")
-        if message.role != "assistant":
-            raise InvalidInputError(f"the model gave a message of the role {message.role!r}: it must be 'assistant'")
+        try:
+            message = as_message(given, interrupted=interrupted)
+        except InvalidInputError:
+            await self._prompt_saved()
+            raise
         if message.tool_calls and self._rounds == MAX_ROUNDS:
             text = text_of(message)
             message = replace(message, content=f"{text}\n\n{_STOPPED}" if text else _STOPPED, tool_calls=())
@@ -232,7 +258,7 @@ class Turn:
                 message,
                 id=str(uuid.uuid5(_ANSWERS, prompt.id)) if answers else new_id(),
                 seq=None,
-                tool_calls=_distinct(message.tool_calls),
+                tool_calls=distinct(message.tool_calls),
                 run_id=prompt.run_id,
             )
         )
@@ -248,52 +274,25 @@ class Turn:
         if not calls:
             return
         self._rounds += 1
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(self._run_tool(call)) for call in calls]
-        run_id = self._messages[0].run_id
-        results = [
-            Message("tool", task.result(), tool_call_id=call.id, name=call.name, run_id=run_id)
-            for call, task in zip(calls, running, strict=True)
-        ]
-        self._messages += await self._keep(*results)
+        results: dict[ToolCall, Message] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for call in calls:
+                    group.create_task(self._run_tool(call, results))
+        finally:  # cancelled, we keep what there is
+            if results:
+                self._messages += await self._keep(*(results[call] for call in calls if call in results))
 
-    async def _run_tool(self, call: ToolCall) -> str:
+    async def _run_tool(self, call: ToolCall, results: dict[ToolCall, Message]) -> None:
+        inside.set(inside.get() | {self.key})  # in this task, and in the thread of a sync tool
         tool = self.tools.get(call.name)
         if tool is None:
-            return f"Error: there is no tool {call.name!r}; there are: {', '.join(self.tools) or 'none'}"
-        inside.set(inside.get() | {self.key})  # in this task, and in the thread of a sync tool
-        return await tool.run(call.arguments)
-
-
-class _Closing:
-    """Closes an iterator at the end, if it can be closed and nobody else is just doing so."""
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-
-    async def __aenter__(self) -> None:
-        pass
-
-    async def __aexit__(self, *exc: object) -> None:
-        if hasattr(self._source, "aclose") and not getattr(self._source, "ag_running", False):
-            await self._source.aclose()
-
-
-def _joined(pieces: list[str], *, interrupted: bool = False) -> Message:
-    return Message("assistant", "".join(pieces), metadata={"interrupted": True} if interrupted else {})
+            text = f"Error: there is no tool {call.name!r}; there are: {', '.join(self.tools) or 'none'}"
+        else:
+            text = await tool.run(call.arguments)
+        results[call] = Message("tool", text, tool_call_id=call.id, name=call.name, run_id=self._messages[0].run_id)
 
 
 def _check_prompt(message: Message) -> None:
     if message.role != "user":
         raise InvalidInputError(f"message_id {message.id!r} is that of a message of the role {message.role!r}")
-
-
-def _distinct(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
-    """The calls, with new ids where a server gave none, or one twice."""
-    seen: set[str] = set()
-    distinct = []
-    for call in calls:
-        kept = call if call.id and call.id not in seen else replace(call, id=f"call_{new_id()}")
-        seen.add(kept.id)
-        distinct.append(kept)
-    return tuple(distinct)

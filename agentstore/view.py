@@ -20,17 +20,18 @@ def view(history: Sequence[Message], turn: Sequence[Message] = (), instructions:
 
     Runs come in the order in which they first appear, each in one piece, so that two workers on one session do not
     garble each other's turns; messages without a ``run_id`` stay where they are. A tool call without a result goes,
-    and so does a result without a call; results directly follow the message that asked for them.
+    and so does a result without a call; results directly follow the message that asked for them. The text of an
+    interrupted stream goes when its turn has gone on.
 
     Args:
         history: Earlier messages, oldest first. Shown from the first user's message on.
-        turn: The turn to answer: shown whole, and last.
+        turn: The turn to answer: shown last, and whole but for interrupted texts.
         instructions: Become a system message in front, unless empty.
     """
-    shown = _by_run(_paired(history))
+    shown = _by_run(_paired(_settled(history)))
     first = next((index for index, message in enumerate(shown) if message.role == "user"), len(shown))
     system = [Message("system", instructions)] if instructions else []
-    return [*system, *shown[first:], *_paired(turn)]
+    return [*system, *shown[first:], *_paired([message for message in turn if not is_interrupted(message)])]
 
 
 def turn_at(messages: Sequence[Message], index: int) -> list[Message]:
@@ -53,13 +54,35 @@ def last_prompt(messages: Sequence[Message]) -> int | None:
 
 
 def is_answer(message: Message) -> bool:
-    """Whether a turn ends with this message; an interrupted answer is one too."""
-    return message.role == "assistant" and not message.tool_calls
+    """Whether this message answers its turn; the text of a stream that was interrupted does not."""
+    return message.role == "assistant" and not message.tool_calls and not is_interrupted(message)
+
+
+def is_interrupted(message: Message) -> bool:
+    """Whether this is what a stream had given when it was closed early."""
+    return message.role == "assistant" and message.metadata.get("interrupted") is True
+
+
+def ends_turn(message: Message) -> bool:
+    """Whether a session that ends with this waits for no answer."""
+    return is_answer(message) or is_interrupted(message)
 
 
 def answer_of(turn: Sequence[Message]) -> Message | None:
     """The final answer of a turn; None while it waits for one."""
     return next((message for message in reversed(turn) if is_answer(message)), None)
+
+
+def with_prompts(messages: Iterable[Message]) -> list[Message]:
+    """`messages` without those of runs whose user's message is not above them: it was cut off."""
+    prompted: set[str | None] = {None}
+    kept = []
+    for message in messages:
+        if message.role == "user":
+            prompted.add(message.run_id)
+        if message.run_id in prompted:
+            kept.append(message)
+    return kept
 
 
 def text_of(message: Message) -> str:
@@ -71,6 +94,21 @@ def text_of(message: Message) -> str:
 
 def _has_text(part: dict[str, object]) -> bool:
     return isinstance(part.get("text"), str)
+
+
+def _settled(messages: Sequence[Message]) -> list[Message]:
+    """`messages` without interrupted texts behind which the assistant has said more in their turn."""
+    went_on: set[str | None] = set()
+    kept = []
+    for message in reversed(messages):
+        if message.role == "user":
+            went_on.discard(message.run_id)
+        elif message.role == "assistant":
+            if message.run_id in went_on and is_interrupted(message):
+                continue
+            went_on.add(message.run_id)
+        kept.append(message)
+    return kept[::-1]
 
 
 def _paired(messages: Sequence[Message]) -> list[Message]:

@@ -32,15 +32,15 @@ def new_session_id(kind: str) -> str:
 def run(database_url: str | None, session: str | None, model: str | None, user: str | None) -> None:
     """Chat until the input ends."""
     interactive = sys.stdin.isatty()
-    with db(database_url) as database:
-        agent = Agent(
-            "Assistant",
-            "You are a helpful assistant.",
-            model=model,
-            db=database,
-            session_id=new_session_id("chat") if session is None else session,
-            user_id=user,
-        )
+    agent = Agent(  # before anything is opened: without a model nothing is left behind
+        "Assistant",
+        "You are a helpful assistant.",
+        model=model,
+        db=db(database_url),
+        session_id=new_session_id("chat") if session is None else session,
+        user_id=user,
+    )
+    with agent.db:
         _introduce(agent, interactive=interactive)
         for line in _typed() if interactive else _piped():
             if line == "/exit":

@@ -8,7 +8,9 @@ import sys
 
 import typer
 
-from agentstore.database import db
+from agentstore.database import DEFAULT_URL, db
+from agentstore.errors import ConfigurationError
+from agentstore.url import StoreURL
 
 from .chat import new_session_id
 from .hints import chat_command
@@ -23,6 +25,8 @@ _SHOWN = 20
 def run(database_url: str, session: str | None) -> None:
     """Talk, end, resume in another process, and show what is stored; exit code 1 if that one did not know."""
     db(database_url)  # opens nothing, but a URL that cannot work is told before anything is shown
+    if StoreURL.parse(database_url).scheme == "memory":
+        raise ConfigurationError("memory: ends with its process, and the demo is of two", hint=f"Try {DEFAULT_URL}")
     session_id = new_session_id("demo") if session is None else session
     command = chat_command(session_id, database_url=database_url, model="offline", user=None)
     say("1. A process is told something, and ends:")

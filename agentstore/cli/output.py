@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSEEN_OR_BREAK = re.compile(f"[\t\n]|{_UNSEEN.pattern}")
 
+_TABLE_WIDTH = 60  # characters that a table of sessions needs
+
 
 def visible(text: str, *, line: bool = False) -> str:
     """`text` with its control characters spelt out; with `line` also tabs and line breaks."""
@@ -66,7 +68,12 @@ def print_messages(messages: Iterable[Message]) -> None:
 
 
 def print_sessions(sessions: Iterable[Session]) -> None:
-    """Print sessions as a table."""
+    """Print sessions as a table; a line each where the columns would have no room."""
+    console = Console(highlight=False)
+    if console.width < _TABLE_WIDTH and (sessions := list(sessions)):
+        for session in sessions:
+            say(f"{session.id}: {counted(session.message_count)}, active {_time(session.updated_at)}")
+        return
     table = _table("session", "user", "agent", "title", "messages", "active (UTC)")
     for session in sessions:
         names = (session.id, session.user_id, session.agent, session.title)

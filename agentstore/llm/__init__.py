@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from agentstore.calling import result_of
 from agentstore.errors import ConfigurationError, InvalidInputError
 from agentstore.records import Message
-from agentstore.tools import is_async
+from agentstore.view import is_interrupted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from agentstore.tools import Tool
 
-__all__ = ["Model", "resolve"]
+__all__ = ["Model", "as_message", "resolve"]
 
 _ACCEPTED = 'Give a callable, a Model, "openai:NAME" or "offline"'
 
@@ -28,8 +29,8 @@ class Model(Protocol):
     this class need not write `stream`.
     """
 
-    async def complete(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Message:
-        """Give the assistant's next message.
+    async def complete(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Message | str:
+        """Give the assistant's next message, or just its text.
 
         Args:
             messages: What the model sees, in order. The last one is a user's or a tool's.
@@ -46,7 +47,9 @@ class Model(Protocol):
         return _at_once(self, messages, tools)
 
 
-async def _at_once(model: Model, messages: Sequence[Message], tools: Sequence[Tool]) -> AsyncGenerator[Message, None]:
+async def _at_once(
+    model: Model, messages: Sequence[Message], tools: Sequence[Tool]
+) -> AsyncGenerator[str | Message, None]:
     yield await model.complete(messages, tools)
 
 
@@ -56,22 +59,9 @@ class _Callable(Model):
     def __init__(self, function: Callable[[list[Message]], Any]) -> None:
         self._function = function
 
-    async def complete(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Message:  # noqa: ARG002
-        """What the function gives, as a message."""
-        import anyio.to_thread  # noqa: PLC0415
-
-        seen = list(messages)
-        if is_async(self._function):
-            answer = await self._function(seen)
-        else:  # a thread cannot be stopped: when the turn is cancelled it is left to itself
-            answer = await anyio.to_thread.run_sync(self._function, seen, abandon_on_cancel=True)
-            if inspect.isawaitable(answer):
-                answer = await answer
-        if isinstance(answer, str):
-            return Message("assistant", answer)
-        if isinstance(answer, Message):
-            return answer
-        raise InvalidInputError(f"the model gave a {type(answer).__name__}: it must give a str or a Message")
+    async def complete(self, messages: Sequence[Message], tools: Sequence[Tool]) -> Any:  # noqa: ARG002
+        """What the function gives; when the turn is cancelled, a sync one's thread is left to itself."""
+        return await result_of(self._function, list(messages), abandon=True)
 
 
 def resolve(model: Model | Callable[[list[Message]], Any] | str | None) -> Model:
@@ -118,3 +108,19 @@ def _named(name: str) -> Model:
 
         return OpenAIModel(model)
     raise ConfigurationError(f"no model is called {name!r}", hint=_ACCEPTED)
+
+
+def as_message(given: Any, *, interrupted: bool) -> Message:
+    """What the model gave as a message, which is marked if it was interrupted, and only then.
+
+    Raises:
+        InvalidInputError: It is neither text nor a message of an assistant.
+    """
+    message = Message("assistant", given) if isinstance(given, str) else given
+    if not isinstance(message, Message):
+        raise InvalidInputError(f"the model gave a {type(message).__name__}: it must give a str or a Message")
+    if message.role != "assistant":
+        raise InvalidInputError(f"the model gave a message of the role {message.role!r}: it must be 'assistant'")
+    if interrupted or is_interrupted(message):
+        return replace(message, metadata={**message.metadata, "interrupted": interrupted})
+    return message

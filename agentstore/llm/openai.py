@@ -64,14 +64,14 @@ class OpenAIModel(Model):
         try:
             completion = await client.chat.completions.create(**self._request(messages, tools))
             choice = completion.choices[0].message
+            calls = [
+                _call(call.id or "", call.function.name, call.function.arguments or "")
+                for call in choice.tool_calls or ()
+                if call.type == "function"
+            ]
+            return Message("assistant", choice.content or choice.refusal or "", tool_calls=tuple(calls))
         except Exception as error:
             raise self._unavailable(error, client) from error
-        calls = [
-            ToolCall(call.id or "", call.function.name, call.function.arguments or "")
-            for call in choice.tool_calls or ()
-            if call.type == "function"
-        ]
-        return Message("assistant", choice.content or choice.refusal or "", tool_calls=tuple(calls))
 
     async def stream(self, messages: Sequence[Message], tools: Sequence[Tool]) -> AsyncGenerator[str | Message, None]:
         """One request whose answer is read as the server sends it."""
@@ -102,7 +102,7 @@ class OpenAIModel(Model):
 
     def _unavailable(self, error: Exception, client: openai.AsyncOpenAI) -> AgentstoreError:
         """Whatever went wrong between us and the server; it may quote the key, we do not."""
-        said = f"{type(error).__name__}: {error}"
+        said = str(error) if isinstance(error, AgentstoreError) else f"{type(error).__name__}: {error}"
         if client.api_key:
             said = said.replace(client.api_key, "***")
         return UnavailableError(f"the model 'openai:{self.name}' gave no answer: {said}")
@@ -190,7 +190,14 @@ class _Gathered:
         """The message, if it came to its end: a connection that is cut must not pass for a short answer."""
         if not self._finished:
             raise UnavailableError("the stream ended in the middle of the answer")
-        return Message("assistant", "".join(self.text), tool_calls=tuple(ToolCall(**call) for call in self.calls))
+        return Message("assistant", "".join(self.text), tool_calls=tuple(_call(**call) for call in self.calls))
+
+
+def _call(id: str, name: str | None, arguments: str) -> ToolCall:  # noqa: A002  as the interface calls it
+    """A call as the server gave it; without a name no server would take it back."""
+    if not name:
+        raise UnavailableError("it asks for a tool without a name")
+    return ToolCall(id, name, arguments)
 
 
 def to_wire(message: Message) -> dict[str, Any]:

@@ -131,15 +131,6 @@ async def test_a_cancelled_tool_cancels_the_turn(database):
     assert told(again.seen[0]) == [("user", "go")]
 
 
-async def test_a_tool_that_cancels_itself_ends_the_turn(database):
-    async def stop() -> None:
-        raise asyncio.CancelledError
-
-    agent = Agent("A", model=Scripted(calls(("stop", ""))), db=database, session_id="s", tools=[stop])
-    with pytest.raises(asyncio.CancelledError):
-        await agent.achat("go")
-
-
 async def test_a_callable_may_ask_for_tools_too(database):
     def model(messages):
         return "done" if messages[-1].role == "tool" else calls(("weather", '{"city": "Rome"}'))

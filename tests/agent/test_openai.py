@@ -189,3 +189,19 @@ def test_a_server_without_a_key(server, monkeypatch, database):
 
 def test_unavailable_is_an_agentstore_error():
     assert issubclass(UnavailableError, errors.AgentstoreError)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_tool_call_without_a_name_is_the_servers_fault(server, agent, streaming):
+    wanted = function("c1", None, "{}")
+    pieces = [chunk(tool_calls=[{**wanted, "index": 0}]), chunk("tool_calls"), "[DONE]"]
+    server.replies = [pieces if streaming else answer(None, [wanted], "tool_calls")]
+    with pytest.raises(UnavailableError, match=r"gave no answer: it asks for a tool without a name$"):
+        list(agent.stream("go")) if streaming else agent.chat("go")
+    assert told(agent.history()) == [("user", "go")]
+
+
+def test_a_stream_that_is_cut_is_said_once(server, agent):
+    server.replies = [[chunk(content="half")]]
+    with pytest.raises(UnavailableError, match=r"^the model 'openai:m1' gave no answer: the stream ended in the mid"):
+        list(agent.stream("go"))

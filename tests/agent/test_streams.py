@@ -98,16 +98,6 @@ async def test_a_closed_stream_stores_what_it_gave(database):
     assert model.closed
 
 
-async def test_an_interrupted_answer_is_an_answer(database):
-    agent = Agent("A", model=Endless(), db=database, session_id="s")
-    async with aclosing(agent.astream("hello", message_id="m")) as stream:
-        await anext(stream)
-    again = Agent("A", model=Scripted("new"), db=database, session_id="s")
-    assert await again.achat("hello", message_id="m") == "one"
-    assert await again.achat("hello") == "new"
-    assert [m.content for m in await database.messages("s")] == ["hello", "one", "hello", "new"]
-
-
 async def test_a_stream_closed_before_any_text_stores_no_answer(database):
     stream = Agent("A", model=Endless(pieces=()), db=database, session_id="s").astream("hello")
     first = asyncio.create_task(anext(stream))

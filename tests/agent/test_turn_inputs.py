@@ -93,9 +93,18 @@ async def test_two_answers_of_one_turn_become_one(database):
 
 @pytest.mark.parametrize("answer", [None, 3, {"role": "assistant"}, Message("user", "x")])
 async def test_a_model_that_gives_something_else_is_an_error(database, answer):
+    append = database.append
+
+    async def slow(*args, **options):
+        for _ in range(50):
+            await asyncio.sleep(0)
+        return await append(*args, **options)
+
+    database.append = slow
     agent = Agent("A", model=lambda _: answer, db=database, session_id="s")
     with pytest.raises(InvalidInputError, match="the model gave"):
         await agent.achat("hello")
+    assert told(await database.messages("s")) == [("user", "hello")]  # as after any other failure
 
 
 async def test_a_model_may_give_one_message_object_again_and_again(database):

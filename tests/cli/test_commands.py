@@ -63,6 +63,15 @@ def test_sessions_as_a_table():
     assert "│ a " in run("sessions", "--db", URL, "--cursor", cursor).stdout
 
 
+def test_sessions_where_a_table_has_no_room(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run("sessions", "--db", URL).stdout == "There are none.\n"
+    store("a")
+    store("b", *(Message("user", str(n)) for n in range(2)))
+    lines = run("sessions", "--db", URL).stdout.splitlines()
+    assert [line.partition(", active ")[0] for line in lines] == ["b: 2 messages", "a: 1 message"]
+
+
 def test_no_sessions():
     assert run("sessions", "--db", URL).stdout == "There are none.\n"
     assert json.loads(run("sessions", "--db", URL, "--json").stdout) == {"items": [], "next_cursor": None}
@@ -128,7 +137,7 @@ def test_stored_text_is_not_obeyed(command):
         (["sessions", "--db", URL, "--cursor", "?"], 1, "cursor"),
         (["sessions", "--db", "nosql://u:hunter2@h/x"], 2, "nosql"),
         (["sessions", "--db", "postgresql://u:hunter2@h/x"], 2, "PostgreSQL"),
-        (["sessions", "--db", "u:hunter2@h"], 2, "scheme"),
+        (["sessions", "--db", "u:hunter2@h"], 2, "the database URL has no"),
         (["sessions", "--db", f"{URL}?password=hunter2"], 2, "unknown option 'password'"),
         (["chat", "--db", URL], 2, "OPENAI_API_KEY"),
         (["chat", "--db", URL, "--model", "parrot"], 2, "no model is called 'parrot'"),
@@ -178,6 +187,11 @@ def test_chat_through_a_pipe_answers_a_line_each():
     assert shown.stdout.count("Ann") == 3
     with db(URL) as database:
         assert [m.role for m in database.sync.messages("s")] == ["user", "assistant"] * 2
+
+
+def test_chat_without_a_model_leaves_nothing_behind(folder):
+    assert run("chat", given="hello\n").exit_code == 2
+    assert list(folder.iterdir()) == []
 
 
 def test_chat_begins_a_new_session_each_time(monkeypatch):
@@ -234,8 +248,14 @@ def test_what_the_demo_says_to_type_next_works(folder):
     assert "6 messages" in answer.stderr
 
 
+def test_the_demo_refuses_memory_at_once():
+    result = run("demo", "--db", "memory:")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "ends with its process" in result.stderr
+
+
 def test_the_demo_fails_where_nothing_survives():
-    result = program("demo", "--db", "memory:")
+    result = program("demo", "--db", "sqlite://")
     assert result.returncode == 1
     assert result.stderr == "agentstore: the second process did not know what the first was told\n"
     assert "Next" not in result.stdout

@@ -30,6 +30,11 @@ _HASH_BITS = 22
 _TIME_SHIFT = 6  # 64 ms: what one turn or group brings lies in one or two leaves of the index
 _POSITIVE = 2**63 - 1
 
+FIRST_MICRO, LAST_MICRO = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The times that there are: the years 1 to 9999."""
+
+_UNREADABLE = (CorruptRecordError, TypeError, ValueError, AttributeError, OverflowError)
+
 
 def id_key(session_id: str, message_id: str) -> int:
     """64 bits by which a message id is looked up within its session: nearly unique, never exact.
@@ -105,27 +110,30 @@ def stored(row: Sequence[Any]) -> rules.Stored:
         CorruptRecordError: It holds what no session has.
     """
     last_seq = row[8]
-    if row[6] is None:
-        return rules.Stored(last_seq=last_seq)
     try:
+        if row[6] is None:
+            return rules.Stored(last_seq=_whole(last_seq))
         return rules.Stored(
             Session(
                 row[0],
                 row[1],
                 row[2],
                 None if row[3] is None else codec.unescape(row[3]),
-                {} if row[4] is None else codec.loads(row[4]),
+                {} if row[4] is None else _mapping(codec.loads(row[4])),
                 codec.from_micros(row[5]),
                 codec.from_micros(row[6]),
-                row[7],
-                last_seq,
+                _whole(row[7]),
+                _whole(last_seq),
                 None if row[9] is None else codec.from_micros(row[9]),
                 row[10],
             ),
             last_seq,
         )
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CorruptRecordError(f"the row of session {row[0]!r} cannot be read: {error}") from error
+    except _UNREADABLE as error:
+        raise CorruptRecordError(
+            f"the row of session {row[0]!r} cannot be read: {error}",
+            hint="Mend it from a backup, or delete the session: delete_session() works",
+        ) from error
 
 
 def messages(found: Iterable[Sequence[Any]]) -> list[Message]:
@@ -151,8 +159,10 @@ def messages(found: Iterable[Sequence[Any]]) -> list[Message]:
             )
             for role, text, message_id, seq, calls, call_id, name, metadata, run_id, created_at in found
         ]
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CorruptRecordError(f"a stored message cannot be read: {error}") from error
+    except _UNREADABLE as error:
+        raise CorruptRecordError(
+            f"a stored message cannot be read: {error}", hint="Mend it from a backup, or clear or delete the session"
+        ) from error
 
 
 def state_item(key: str, value: str, version: int, expires_at: int | None) -> StateItem:
@@ -163,7 +173,25 @@ def state_item(key: str, value: str, version: int, expires_at: int | None) -> St
     """
     try:
         return StateItem(
-            key, codec.value_from_text(value), version, None if expires_at is None else codec.from_micros(expires_at)
+            key,
+            codec.value_from_text(value),
+            _whole(version),
+            None if expires_at is None else codec.from_micros(expires_at),
         )
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CorruptRecordError(f"the stored value of key {key!r} cannot be read: {error}") from error
+    except _UNREADABLE as error:
+        raise CorruptRecordError(
+            f"the stored value of key {key!r} cannot be read: {error}",
+            hint="Mend it from a backup, or set or delete the key",
+        ) from error
+
+
+def _whole(number: Any) -> int:
+    if not isinstance(number, int):
+        raise TypeError(f"{number!r} stands where an int should")
+    return number
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"a {type(value).__name__} stands where an object should")
+    return value

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from agentstore.concurrency import CrossLoopLock, uncancelled
+from agentstore.concurrency import uncancelled
 from agentstore.drivers.sql.upgrade import VERSION_TABLE
 from agentstore.errors import ClosedError
 
 from . import conversations, opening, state
 from .errors import RAISED, translated
+from .place import MEMORY, Place
 from .thread import ConnectionThread
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_READ, _WRITE = "BEGIN", "BEGIN IMMEDIATE"
 _EXIT_PATIENCE = 5.0  # seconds that the interpreter's end may wait for a statement
 
 
@@ -50,37 +53,30 @@ class SQLiteBackend:
 
     def __init__(self, url: StoreURL, pool: PoolOptions) -> None:
         path = url.file_path()
-        self._path = opening.MEMORY if path is None or url.path == "/" + opening.MEMORY else path
+        self._place = Place(MEMORY if path is None or url.path == "/" + MEMORY else path)
         self._pool = pool
-        self._lock = CrossLoopLock()
+        self._guard = threading.Lock()  # held while the threads are started, never across an await
         self._writer: ConnectionThread | None = None
         self._reader: ConnectionThread | None = None
         self._closed = False
 
     async def aopen(self) -> None:
-        async with self._lock:
-            if self._closed:
-                raise _closed()
-            if self._writer is None:
-                writer = await self._opened(opening.connect_writer)
-                in_memory = self._path == opening.MEMORY
-                try:
-                    self._reader = writer if in_memory else await self._opened(opening.connect_reader)
-                except BaseException:
-                    writer.close_soon()
-                    raise
-                self._writer = writer
+        for thread in self._started():  # the writer first: it makes the tables that the reader finds
+            await uncancelled(thread.open())
 
     async def aclose(self) -> None:
-        self._closed = True
-        async with self._lock:
-            for thread in self._threads():
-                closing = thread.close()
-                if closing is not None:
-                    await uncancelled(closing)
+        self._closed = True  # from here on `_started` closes what it starts
+        for thread in self._threads():
+            closing = thread.close()
+            if closing is not None:  # otherwise another caller closes it
+                await uncancelled(closing)
 
     async def ping(self) -> None:
-        await self._read(lambda connection: connection.execute(f"SELECT 1 FROM {VERSION_TABLE}").fetchone())  # noqa: S608
+        def look(connection: sqlite3.Connection) -> None:
+            self._place.check()
+            connection.execute(f"SELECT 1 FROM {VERSION_TABLE}").fetchone()  # noqa: S608  a constant
+
+        await self._read(look)
 
     def close_at_exit(self) -> None:
         self._closed = True
@@ -139,21 +135,28 @@ class SQLiteBackend:
     # --- the threads ---
 
     async def _write(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        return await uncancelled(
-            self._open(self._writer).run(partial(_transaction, "BEGIN IMMEDIATE", function, self._path))
-        )
+        return await uncancelled(self._open(self._writer).run(partial(_transaction, _WRITE, function, self._place)))
 
     async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._open(self._reader).run(partial(_transaction, "BEGIN", function, self._path))
+        return await self._open(self._reader).run(partial(_transaction, _READ, function, self._place))
 
-    async def _opened(self, connect: Callable[[str, PoolOptions], sqlite3.Connection]) -> ConnectionThread:
-        thread = ConnectionThread(partial(_connected, connect, self._path, self._pool))
-        try:
-            await uncancelled(thread.open())
-        except BaseException:
-            thread.close_soon()
-            raise
-        return thread
+    def _started(self) -> list[ConnectionThread]:
+        """The threads, connected or not."""
+        if self._writer is None and not self._closed:
+            with self._guard:
+                if self._writer is None:
+                    writer = self._thread(opening.connect_writer)
+                    self._reader = writer if self._place.in_memory else self._thread(opening.connect_reader)
+                    self._writer = writer
+        threads = self._threads()
+        if self._closed:
+            for thread in threads:
+                thread.close_soon()
+            raise _closed()
+        return threads[::-1]
+
+    def _thread(self, connect: Callable[[Place, PoolOptions], sqlite3.Connection]) -> ConnectionThread:
+        return ConnectionThread(partial(_connected, connect, self._place, self._pool))
 
     def _open(self, thread: ConnectionThread | None) -> ConnectionThread:
         if self._closed or thread is None:
@@ -166,12 +169,14 @@ class SQLiteBackend:
 
 
 def _transaction(
-    begin: str, function: Callable[[sqlite3.Connection], T], place: str, connection: sqlite3.Connection
+    begin: str, function: Callable[[sqlite3.Connection], T], place: Place, connection: sqlite3.Connection
 ) -> T:
     """All that `function` does, or nothing of it; the connection is fit for the next in any case."""
     try:
         connection.execute(begin)
         try:
+            if begin == _WRITE:
+                place.check()
             result = function(connection)
             connection.execute("COMMIT")
         except BaseException:
@@ -179,17 +184,17 @@ def _transaction(
                 connection.execute("ROLLBACK")
             raise
     except RAISED as error:
-        raise translated(error, place) from error
+        raise (place.lost() or translated(error, place.path)) from error
     return result
 
 
 def _connected(
-    connect: Callable[[str, PoolOptions], sqlite3.Connection], path: str, pool: PoolOptions
+    connect: Callable[[Place, PoolOptions], sqlite3.Connection], place: Place, pool: PoolOptions
 ) -> sqlite3.Connection:
     try:
-        return connect(path, pool)
+        return connect(place, pool)
     except RAISED as error:
-        raise translated(error, path) from error
+        raise translated(error, place.path) from error
 
 
 def _closed() -> ClosedError:

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 from agentstore import codec, rules
 from agentstore.drivers.sql import rows
 from agentstore.errors import ConflictError
-from agentstore.records import utcnow
+from agentstore.records import Session, utcnow
+
+from .isolation import fetched, isolated
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
     from agentstore.protocol import Append, Change, Head, Listing, Outcome, Read
-    from agentstore.records import Message, Page, Session
+    from agentstore.records import Message, Page
 
 MAX_INT, MIN_INT = 2**63 - 1, -(2**63)
 
@@ -37,10 +39,23 @@ _DROP_FROM = "DELETE FROM agentstore_messages WHERE session_id = ? AND seq >= ?"
 _RETIRE = "UPDATE agentstore_sessions SET " + ", ".join(  # noqa: S608
     f"{name} = NULL" for name in rows.SESSION.split(", ") if name not in {"session_id", "last_seq"}
 )
+_MEND_LAST_SEQ = (
+    "UPDATE agentstore_sessions SET last_seq ="
+    " (SELECT coalesce(max(seq), 0) FROM agentstore_messages AS m WHERE m.session_id = agentstore_sessions.session_id)"
+    " WHERE session_id = ? AND typeof(last_seq) <> 'integer'"
+)
+_OWNER = (  # no more than a deletion needs, so that a session that cannot be read can be deleted
+    "SELECT CASE WHEN ? THEN user_id END, session_id FROM agentstore_sessions"
+    " WHERE session_id = ? AND updated_at IS NOT NULL AND (expires_at IS NULL OR expires_at > ?)"
+)
 
 
 def append(connection: sqlite3.Connection, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
     """Plan against what is there, then write what the plan says."""
+    return isolated(connection, batch, _append)
+
+
+def _append(connection: sqlite3.Connection, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
     now = utcnow()
     stored = _stored(connection, {op.session_id for op in batch})
     _add_named(connection, batch, stored)
@@ -64,9 +79,8 @@ def read(connection: sqlite3.Connection, batch: Sequence[Read]) -> list[Outcome[
         above = MIN_INT if op.after is None else bounded(op.after)
         below = MAX_INT if op.before is None else bounded(op.before)
         limit = -1 if op.limit is None else bounded(op.limit)
-        found = rows.messages(
-            connection.execute(_OLDEST if oldest_first else _NEWEST, (op.session_id, above, below, limit)).fetchall()
-        )
+        values = (op.session_id, above, below, limit)
+        found = rows.messages(fetched(connection, _OLDEST if oldest_first else _NEWEST, values, "seq"))
         return found if oldest_first else found[::-1]
 
     return rules.each(batch, answer)
@@ -79,7 +93,10 @@ def heads(connection: sqlite3.Connection, batch: Sequence[Head]) -> list[Outcome
 
 
 def list_sessions(connection: sqlite3.Connection, listing: Listing) -> Page[Session]:
-    """A page from the index by time, or by user and time."""
+    """A page from the index by time, or by user and time.
+
+    A session in it that cannot be read fails the page, by name: leaving it out would hide it.
+    """
     conditions = ["updated_at IS NOT NULL", "(expires_at IS NULL OR expires_at > ?)"]
     values: list[Any] = [codec.to_micros(utcnow())]
     for name, value in (("user_id", listing.user_id), ("agent", listing.agent)):
@@ -90,11 +107,11 @@ def list_sessions(connection: sqlite3.Connection, listing: Listing) -> Page[Sess
         updated_at, session_id = rules.read_cursor(listing.cursor)
         conditions.append("(updated_at, session_id) < (?, ?)")
         values += (bounded(updated_at), session_id)
-    found = connection.execute(
+    sql = (
         f"SELECT {rows.SESSION} FROM agentstore_sessions WHERE {' AND '.join(conditions)}"  # noqa: S608
-        " ORDER BY updated_at DESC, session_id DESC LIMIT ?",
-        (*values, bounded(listing.limit + 1)),
-    ).fetchall()
+        " ORDER BY updated_at DESC, session_id DESC LIMIT ?"
+    )
+    found = fetched(connection, sql, (*values, bounded(listing.limit + 1)), "session_id")
     return rules.page([session for row in found if (session := rows.stored(row).session)], listing.limit)
 
 
@@ -104,9 +121,8 @@ def pop(connection: sqlite3.Connection, session_id: str, count: int, user_id: st
     session = rules.visible(_session(connection, session_id), user_id, now)
     if session is None or not count:
         return []
-    removed = rows.messages(connection.execute(_NEWEST, (session_id, MIN_INT, MAX_INT, bounded(count))).fetchall())[
-        ::-1
-    ]
+    newest = fetched(connection, _NEWEST, (session_id, MIN_INT, MAX_INT, bounded(count)), "seq")
+    removed = rows.messages(newest)[::-1]
     if removed:
         connection.execute(_DROP_FROM, (session_id, removed[0].seq))
         _put_heads(connection, [rules.shortened(session, len(removed), now)])
@@ -131,9 +147,16 @@ def update(connection: sqlite3.Connection, change: Change) -> Session:
 
 
 def delete(connection: sqlite3.Connection, session_id: str, user_id: str | None) -> bool:
-    """Leave a tombstone with the last seq."""
-    if rules.visible(_session(connection, session_id), user_id, utcnow()) is None:
+    """Leave a tombstone with the last seq, also of a session that cannot be read.
+
+    Where the last seq is unreadable, that of the last message stands in for it.
+    """
+    values = (user_id is not None, session_id, codec.to_micros(utcnow()))
+    found = fetched(connection, _OWNER, values, "session_id")
+    if not found:
         return False
+    rules.check_owner(Session(session_id, found[0][0]), user_id)
+    connection.execute(_MEND_LAST_SEQ, (session_id,))
     _drop(connection, session_id)
     connection.execute(f"{_RETIRE} WHERE session_id = ?", (session_id,))
     return True
@@ -167,14 +190,14 @@ def bounded(number: int) -> int:
 
 
 def _session(connection: sqlite3.Connection, session_id: str) -> Session | None:
-    row = connection.execute(_HEAD, (session_id,)).fetchone()
-    return None if row is None else rows.stored(row).session
+    found = fetched(connection, _HEAD, (session_id,), "session_id")
+    return rows.stored(found[0]).session if found else None
 
 
 def _stored(connection: sqlite3.Connection, session_ids: Iterable[str]) -> dict[str, rules.Stored]:
     """What is there of each id, without messages."""
     found = {key: rules.Stored() for key in session_ids}
-    for row in connection.execute(_HEADS, (codec.dumps(list(found)),)).fetchall():
+    for row in fetched(connection, _HEADS, (codec.dumps(list(found)),), "session_id"):
         found[row[0]] = rows.stored(row)
     return found
 
@@ -184,7 +207,7 @@ def _add_named(connection: sqlite3.Connection, batch: Sequence[Append], stored: 
     named = {(op.session_id, message.id) for op in batch if stored[op.session_id].session for message in op.messages}
     if named:
         keys = codec.dumps([rows.id_key(*name) for name in named])
-        for session_id, *row in connection.execute(_NAMED, (keys,)).fetchall():
+        for session_id, *row in fetched(connection, _NAMED, (keys,), "session_id"):
             if (session_id, row[2]) in named:
                 stored[session_id].messages[row[2]] = rows.messages([row])[0]
 

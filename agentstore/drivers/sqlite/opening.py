@@ -13,42 +13,56 @@ from agentstore.errors import UnavailableError
 if TYPE_CHECKING:
     from agentstore.options import PoolOptions
 
-MEMORY = ":memory:"
+    from .place import Place
+
 _PAUSE = 0.01  # seconds between two tries to switch to WAL
 _MAX_MILLIS = 2**31 - 1
 
 
-def connect_writer(path: str, pool: PoolOptions) -> sqlite3.Connection:
-    """The connection that writes, with the tables of this release behind it.
+def connect_writer(place: Place, pool: PoolOptions) -> sqlite3.Connection:
+    """The connection that writes, with the tables of this release behind it. Notes which file it is.
 
     Raises:
         UnavailableError: The folder is missing, or the file system cannot do what WAL needs.
         SchemaError: A newer release wrote this database.
         sqlite3.Error: Whatever else goes wrong.
     """
-    if path != MEMORY and not Path(path).parent.is_dir():
+    path = place.path
+    if not place.in_memory and not Path(path).parent.is_dir():
         raise UnavailableError(
             f"{path}: the folder {Path(path).parent} does not exist", hint="Create it, or correct the database URL"
         )
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        if path != MEMORY:
+        if not place.in_memory:
             _set_wal(connection, path, pool.connect_timeout)
         connection.execute("PRAGMA synchronous = FULL")
         _set_patience(connection, pool.statement_timeout)
         if _version(connection) != VERSION:
             _migrate(connection)
+        place.note()
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def connect_reader(path: str, pool: PoolOptions) -> sqlite3.Connection:
-    """A connection that only reads, to a database that `connect_writer` has prepared."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    _set_patience(connection, pool.statement_timeout)
-    connection.execute("PRAGMA query_only = ON")
+def connect_reader(place: Place, pool: PoolOptions) -> sqlite3.Connection:
+    """A connection that only reads, to the file that `connect_writer` has prepared.
+
+    Raises:
+        UnavailableError: It is no longer there.
+        sqlite3.Error: Whatever else goes wrong.
+    """
+    place.check()  # where there is none, connecting would make one
+    connection = sqlite3.connect(place.path, isolation_level=None)
+    try:
+        place.check()
+        _set_patience(connection, pool.statement_timeout)
+        connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

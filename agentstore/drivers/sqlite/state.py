@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from agentstore import codec, rules
 from agentstore.drivers.sql import rows
+from agentstore.errors import CorruptRecordError
+from agentstore.protocol import DeleteKeys, SetItems
 from agentstore.records import utcnow
 
 from .conversations import bounded
+from .isolation import fetched, isolated
 
 if TYPE_CHECKING:
     import sqlite3
@@ -21,6 +24,13 @@ if TYPE_CHECKING:
 
 _ITEM = "SELECT key, value, version, expires_at FROM agentstore_state WHERE namespace = ?"
 _GET = f"{_ITEM} AND key IN (SELECT value FROM json_each(?))"  # noqa: S608  constants
+_BLIND = (  # what setting and deleting need: an item that cannot be read can be replaced and removed
+    "SELECT key, 'null', CASE typeof(version) WHEN 'integer' THEN version ELSE"  # noqa: S608  constants
+    " (SELECT coalesce(max(s.version), 0) FROM agentstore_state AS s"
+    " WHERE s.namespace = agentstore_state.namespace AND typeof(s.version) = 'integer') END,"
+    f" CASE WHEN expires_at BETWEEN {rows.FIRST_MICRO} AND {rows.LAST_MICRO} THEN expires_at END"
+    " FROM agentstore_state WHERE namespace = ? AND key IN (SELECT value FROM json_each(?))"
+)
 _PUT = (
     "INSERT INTO agentstore_state (namespace, key, value, version, expires_at) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (namespace, key) DO UPDATE"
@@ -44,7 +54,7 @@ def get_items(connection: sqlite3.Connection, batch: Sequence[GetItems]) -> list
     now = utcnow()
 
     def answer(op: GetItems) -> dict[str, StateItem]:
-        found = _items(connection, op.namespace, op.keys)
+        found = _items(connection, _GET, op.namespace, op.keys)
         return {key: found[key] for key in op.keys if key in found and rules.is_live(found[key].expires_at, now)}
 
     return rules.each(batch, answer)
@@ -52,13 +62,21 @@ def get_items(connection: sqlite3.Connection, batch: Sequence[GetItems]) -> list
 
 def write_items(connection: sqlite3.Connection, batch: Sequence[StateOp]) -> list[Outcome[int]]:
     """Plan against what is there, then write what the plan says."""
+    return isolated(connection, batch, _write)
+
+
+def _write(connection: sqlite3.Connection, batch: Sequence[StateOp]) -> list[Outcome[int]]:
+    blind = all(isinstance(op, (SetItems, DeleteKeys)) for op in batch)
     plan = rules.StatePlan(items={}, floors={})
     for namespace, names in groupby(rules.named_keys(batch), key=itemgetter(0)):
         keys = [key for _, key in names]
-        found = _items(connection, namespace, keys)
+        found = _items(connection, _BLIND if blind else _GET, namespace, keys)
         plan.items.update(((namespace, key), found.get(key)) for key in keys)
         plan.floors[namespace] = 0
-    plan.floors.update(connection.execute(_FLOORS, (codec.dumps(list(plan.floors)),)).fetchall())
+    for namespace, floor in fetched(connection, _FLOORS, (codec.dumps(list(plan.floors)),), "namespace"):
+        if not isinstance(floor, int):
+            raise CorruptRecordError(f"namespace {namespace!r} has {floor!r} where a version should be")
+        plan.floors[namespace] = floor
     outcomes = plan.apply(batch, utcnow())
     _keep(connection, plan)
     return outcomes
@@ -76,11 +94,9 @@ def scan(connection: sqlite3.Connection, op: Scan) -> list[StateItem]:
         if bound is not None:
             conditions.append(condition)
             values.append(bound)
-    found = connection.execute(
-        f"{_ITEM} AND {' AND '.join(conditions)} ORDER BY key {'DESC' if op.reverse else 'ASC'} LIMIT ?",
-        (*values, -1 if op.limit is None else bounded(op.limit)),
-    )
-    return [rows.state_item(*row) for row in found.fetchall()]
+    sql = f"{_ITEM} AND {' AND '.join(conditions)} ORDER BY key {'DESC' if op.reverse else 'ASC'} LIMIT ?"
+    found = fetched(connection, sql, (*values, -1 if op.limit is None else bounded(op.limit)), "key")
+    return [rows.state_item(*row) for row in found]
 
 
 def purge(connection: sqlite3.Connection) -> int:
@@ -90,8 +106,8 @@ def purge(connection: sqlite3.Connection) -> int:
     return connection.execute("DELETE FROM agentstore_state WHERE expires_at <= ?", now).rowcount
 
 
-def _items(connection: sqlite3.Connection, namespace: str, keys: Iterable[str]) -> dict[str, StateItem]:
-    found = connection.execute(_GET, (namespace, codec.dumps(list(keys)))).fetchall()
+def _items(connection: sqlite3.Connection, sql: str, namespace: str, keys: Iterable[str]) -> dict[str, StateItem]:
+    found = fetched(connection, sql, (namespace, codec.dumps(list(keys))), "key")
     return {row[0]: rows.state_item(*row) for row in found}
 
 

@@ -8,6 +8,7 @@ thread is no daemon either: the interpreter would wait at exit for a connection 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -26,10 +27,11 @@ T = TypeVar("T")
 class ConnectionThread:
     """A SQLite connection that any thread and event loop may use.
 
-    Its thread starts at once. Dropped without `close`, it ends that by itself.
+    Its thread starts at once. Dropped without `close`, it ends that by itself. In a forked process there is neither
+    thread nor connection: nothing can be run, and there is nothing to close or wait for.
 
     Args:
-        connect: Makes the connection, on its thread, at `open`.
+        connect: Makes the connection, on its thread.
 
     Raises:
         UnavailableError: The system gives no thread.
@@ -45,17 +47,24 @@ class ConnectionThread:
         self._held = _Held()
         self._guard = threading.Lock()  # held while one item is queued
         self._ending = False
+        self._pid = os.getpid()
         try:
             self._thread.start()
         except RuntimeError as error:
             raise UnavailableError(f"SQLite needs a thread, and there is none: {error}") from error
 
     def open(self) -> asyncio.Future[None]:
-        """Connect."""
+        """Connect, unless that is done; if it fails it may be tried again.
+
+        Raises:
+            ClosedError: `close` was called.
+            UnavailableError: This is a forked process.
+        """
         held, connect = self._held, self._connect
 
         def connected() -> None:
-            held.connection = connect()
+            if held.connection is None:
+                held.connection = connect()
 
         return self._enqueue(connected)
 
@@ -66,6 +75,7 @@ class ConnectionThread:
 
         Raises:
             ClosedError: `close` was called.
+            UnavailableError: This is a forked process.
         """
         held = self._held
         return self._enqueue(lambda: function(held.get()))
@@ -92,13 +102,18 @@ class ConnectionThread:
 
     def join(self, timeout: float) -> None:
         """Block until the thread has ended, at most `timeout` seconds."""
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
+        if self._is_here() and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
     def __del__(self) -> None:
         self.close_soon()
 
     def _enqueue(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        if not self._is_here():
+            raise UnavailableError(
+                "this store was opened before a fork, and its connections stayed with the parent process",
+                hint="Make a new one with db(...) in the child",
+            )
         work = _Work(function, asyncio.get_running_loop())
         future = work.future  # which the work forgets when it has run
         with self._guard:
@@ -107,7 +122,12 @@ class ConnectionThread:
             self._queue.put_nowait((None, work))
         return future
 
+    def _is_here(self) -> bool:
+        return self._pid == os.getpid()
+
     def _take_end(self) -> bool:
+        if not self._is_here():  # there the guard may be held for ever, by a thread that was not forked
+            return False
         with self._guard:
             mine, self._ending = not self._ending, True
             return mine
