@@ -8,28 +8,32 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import codec
-from .errors import InvalidInputError, MessageTooLargeError
+from .errors import InvalidInputError, MessageTooLargeError, shown
+from .records import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from datetime import datetime
 
-    from .records import Message
+    from .records import Session
 
 MAX_ID = 255
 """Characters of an id, a namespace or a key."""
 
 MAX_BYTES = 8 * 2**20
-"""UTF-8 bytes of a message's content, tool calls and metadata together, or of a state value."""
+"""Bytes of a message (see `check_message`), of a session's metadata or of a state value (see `check_json`)."""
 
 MAX_DEPTH = 200
 """Levels of nesting in JSON data. Python's own decoder shares its limit of about 1,000 with the caller's stack."""
 
 _BARRED = re.compile("[\x00\ud800-\udfff]")
 _MAX_TTL = timedelta(days=365_000)
+_MAX_YEAR = 8999  # and the longest TTL after it: there are no later dates than those of the year 9999
+_MAX_COUNT = 2**63 - 1
 _MAX_INT = 10**4300  # Python refuses to print longer ints: sys.int_info.default_max_str_digits
 
 
@@ -40,7 +44,7 @@ def check_id(value: Any, what: str) -> str:
         InvalidInputError: It is not; `what` names the argument.
     """
     if not isinstance(value, str):
-        raise InvalidInputError(f"{what} must be a str, not {type(value).__name__}")
+        raise InvalidInputError(f"{what} must be a str, not {shown(value)}")
     if not value:
         raise InvalidInputError(f"{what} is empty")
     if len(value) > MAX_ID:
@@ -55,51 +59,110 @@ def check_optional_id(value: Any, what: str) -> str | None:
     return None if value is None else check_id(value, what)
 
 
-def check_json(value: Any, what: str) -> None:
-    """Let plain JSON data pass: dict with str keys, list, str, int, finite float, bool, None.
+def check_json(value: Any, what: str) -> int:
+    """The size in bytes of plain JSON data: dict with str keys, list, str, int, finite float, bool, None.
+
+    A text, which a key is too, has its UTF-8 bytes (surrogatepass) and 2 more; a list or dict 2 and what is in it; any
+    other value 8, or as an int beyond 64 bits its own bytes. What is in two places counts twice, for so it is stored.
+    The walk ends where 8 MiB are passed, and goes level by level: it needs neither recursion nor a path for each value.
 
     Raises:
         InvalidInputError: Anything else, at any depth, or nesting beyond `MAX_DEPTH`; the place is named.
+        MessageTooLargeError: It is over 8 MiB.
     """
-    stack: list[tuple[Any, str, int]] = [(value, what, 0)]
-    while stack:
-        item, path, depth = stack.pop()
-        if item is None or isinstance(item, (str, bool)):
-            continue
-        if isinstance(item, (dict, list)):
-            if depth >= MAX_DEPTH:
-                raise InvalidInputError(f"{what} is nested more than {MAX_DEPTH} levels deep")
-            stack.extend((child, place, depth + 1) for child, place in _children(item, path))
-        elif isinstance(item, float):
-            if not math.isfinite(item):
-                raise InvalidInputError(f"{path} is {item!r}, which JSON cannot carry")
-        elif not isinstance(item, int):
-            raise InvalidInputError(f"{path} is a {type(item).__name__}, which JSON cannot carry")
-        elif not -_MAX_INT < item < _MAX_INT:
-            raise InvalidInputError(f"{path} is an int of more than 4,300 digits")
+    size = depth = 0
+    level = [value]
+    while level:
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                size += 2 + _utf8(item)
+            elif isinstance(item, (dict, list)):
+                if depth == MAX_DEPTH:
+                    raise InvalidInputError(f"{what} is nested more than {MAX_DEPTH} levels deep")
+                size += 2
+                check_size(size + 2 * (len(inner) + len(item)), what)  # 2 is the least that each will have
+                if isinstance(item, dict):
+                    for key in item:
+                        size += 2 + _utf8(key) if isinstance(key, str) else _refuse(item, value, what)
+                inner.extend(item.values() if isinstance(item, dict) else item)
+            elif type(item) is int and -_MAX_COUNT <= item <= _MAX_COUNT:
+                size += 8
+            else:
+                size += _scalar(item, value, what)
+            if size > MAX_BYTES:
+                check_size(size, what)
+        level = inner
+        depth += 1
+    return size
 
 
-def _children(item: dict[Any, Any] | list[Any], path: str) -> Iterable[tuple[Any, str]]:
-    if isinstance(item, list):
-        return [(child, f"{path}[{index}]") for index, child in enumerate(item)]
-    for key in item:
-        if not isinstance(key, str):
-            raise InvalidInputError(f"{path} has the key {key!r}: JSON keys are str, not {type(key).__name__}")
-    return [(child, f"{path}[{key!r}]") for key, child in item.items()]
+def _scalar(item: Any, whole: Any, what: str) -> int:
+    if item is None or isinstance(item, bool) or (isinstance(item, float) and math.isfinite(item)):
+        return 8
+    if not isinstance(item, int) or not -_MAX_INT < item < _MAX_INT:
+        _refuse(item, whole, what)
+    return max(8, item.bit_length() // 8)
+
+
+def _refuse(bad: Any, whole: Any, what: str) -> NoReturn:
+    """Look for `bad` once more, this time with the way to each value, and name its place."""
+    seen: set[int] = set()
+    found: deque[tuple[Any, tuple[Any, ...]]] = deque([(whole, ())])
+    while (entry := found.popleft())[0] is not bad:
+        item = entry[0]
+        if isinstance(item, (dict, list)) and id(item) not in seen:
+            seen.add(id(item))
+            places = item.items() if isinstance(item, dict) else enumerate(item)
+            found.extend((child, (entry[1], place)) for place, child in places)
+    path, trail = "", entry[1]
+    while trail:
+        trail, place = trail
+        path = f"[{place!r}]{path}"
+    path = what + path
+    if isinstance(bad, dict):
+        key = next(key for key in bad if not isinstance(key, str))
+        raise InvalidInputError(f"{path} has {shown(key)} as a key: JSON keys are str")
+    if isinstance(bad, int):
+        raise InvalidInputError(f"{path} is an int of more than 4,300 digits")
+    raise InvalidInputError(f"{path} is {shown(bad)}, which JSON cannot carry")
 
 
 def check_metadata(value: Any, what: str = "metadata") -> dict[str, Any]:
     """`value`, if it is a JSON object of at most 8 MiB."""
     if not isinstance(value, dict):
-        raise InvalidInputError(f"{what} must be a dict, not {type(value).__name__}")
+        raise InvalidInputError(f"{what} must be a dict, not {shown(value)}")
     if value:
         check_json(value, what)
-        check_size(_utf8(codec.dumps(value)), what)
     return value
 
 
+def check_messages(given: Any) -> tuple[tuple[Message, ...], int]:
+    """What an append was given, one message or several, as records; and their size in bytes.
+
+    Raises:
+        InvalidInputError: It is something else, cannot be stored, or has one id twice.
+        MessageTooLargeError: A message is over 8 MiB.
+    """
+    if isinstance(given, (Message, Mapping)):
+        given = (given,)
+    if not isinstance(given, Iterable):
+        raise InvalidInputError(f"messages must be one message or several, not {shown(given)}")
+    messages = tuple(item if isinstance(item, Message) else _message(item) for item in given)
+    size = sum(check_message(message) for message in messages)
+    if len({message.id for message in messages}) < len(messages):
+        raise InvalidInputError("one message id comes twice in this append")
+    return messages, size
+
+
+def _message(item: Any) -> Message:
+    if not isinstance(item, Mapping):
+        raise InvalidInputError(f"messages: a message is a Message or a dict, not {shown(item)}")
+    return Message.from_dict(dict(item))
+
+
 def check_message(message: Message) -> int:
-    """The message's size in bytes, if it can be stored.
+    """The message's size in bytes, if it can be stored: that of all its text and JSON data, ids and role aside.
 
     Raises:
         InvalidInputError: A field is of the wrong kind.
@@ -108,41 +171,39 @@ def check_message(message: Message) -> int:
     check_id(message.id, "Message.id")
     check_id(message.role, "Message.role")
     check_optional_id(message.run_id, "Message.run_id")
-    for value, what in ((message.tool_call_id, "Message.tool_call_id"), (message.name, "Message.name")):
-        if value is not None and not isinstance(value, str):
-            raise InvalidInputError(f"{what} must be a str, not {type(value).__name__}")
     if isinstance(message.content, str):
         size = _utf8(message.content)
     else:
-        check_json(message.content, "Message.content")
-        size = _utf8(codec.dumps(message.content))
-    size += sum(_utf8(c.id) + _utf8(c.name) + _utf8(c.arguments) for c in message.tool_calls)
+        size = check_json(message.content, "Message.content")
+    for text, what in ((message.tool_call_id, "Message.tool_call_id"), (message.name, "Message.name")):
+        if text is not None:
+            size += check_text(text, what)
+    for call in message.tool_calls:
+        size += 6 + _utf8(call.id) + _utf8(call.name) + _utf8(call.arguments)  # as three texts of JSON data
     if not isinstance(message.metadata, dict):
-        raise InvalidInputError(f"Message.metadata must be a dict, not {type(message.metadata).__name__}")
+        raise InvalidInputError(f"Message.metadata must be a dict, not {shown(message.metadata)}")
     if message.metadata:
-        check_json(message.metadata, "Message.metadata")
-        size += _utf8(codec.dumps(message.metadata))
+        size += check_json(message.metadata, "Message.metadata")
     check_size(size, f"message {message.id!r}")
     return size
 
 
 def check_value(value: Any) -> int:
-    """The size in bytes of a state value, if it can be stored: JSON data or ``bytes``."""
-    if isinstance(value, bytes):
-        size = len(value)
-    else:
-        check_json(value, "value")
-        size = _utf8(value if isinstance(value, str) else codec.dumps(value))
-    check_size(size, "the state value")
-    return size
+    """The size in bytes of a state value, if it can be stored: JSON data or ``bytes``; a text alone has no 2 more."""
+    if isinstance(value, (bytes, str)):
+        size = _utf8(value) if isinstance(value, str) else len(value)
+        check_size(size, "the state value")
+        return size
+    return check_json(value, "value")
 
 
-def check_text(value: Any, what: str) -> str:
-    """`value`, if it is a str of at most 8 MiB."""
+def check_text(value: Any, what: str) -> int:
+    """The size in bytes of `value`, if it is a str of at most 8 MiB."""
     if not isinstance(value, str):
-        raise InvalidInputError(f"{what} must be a str, not {type(value).__name__}")
-    check_size(_utf8(value), what)
-    return value
+        raise InvalidInputError(f"{what} must be a str, not {shown(value)}")
+    size = _utf8(value)
+    check_size(size, what)
+    return size
 
 
 def check_size(size: int, what: str) -> None:
@@ -153,7 +214,7 @@ def check_size(size: int, what: str) -> None:
     """
     if size > MAX_BYTES:
         raise MessageTooLargeError(
-            f"{what} has {size:,} bytes; at most {MAX_BYTES:,} are stored",
+            f"{what} has more than the {MAX_BYTES:,} bytes that can be stored",
             hint="Keep large files elsewhere and store a reference",
         )
 
@@ -168,20 +229,42 @@ def check_ttl(value: Any, what: str = "ttl") -> timedelta | None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not 0 < value <= _MAX_TTL.total_seconds():  # NaN fails too
-            raise InvalidInputError(f"{what} is {value!r} seconds: it must be above 0 and below 1,000 years")
+            raise InvalidInputError(f"{what} is {shown(value)} seconds: it must be above 0 and below 1,000 years")
         value = timedelta(seconds=value)
     if not isinstance(value, timedelta):
-        raise InvalidInputError(f"{what} must be seconds or a timedelta, not {type(value).__name__}")
+        raise InvalidInputError(f"{what} must be seconds or a timedelta, not {shown(value)}")
     if not timedelta(0) < value <= _MAX_TTL:
         raise InvalidInputError(f"{what} is {value!r}: it must be above 0 and below 1,000 years")
     return value
 
 
+def check_times(session: Session) -> None:
+    """Let a session's times pass if the store can go on from them.
+
+    Raises:
+        InvalidInputError: One lies beyond the year 8999, or the expiry is no TTL after the last activity.
+    """
+    for name in ("created_at", "updated_at", "expires_at"):
+        moment: datetime | None = getattr(session, name)
+        if moment is not None and moment.year > _MAX_YEAR:
+            raise InvalidInputError(f"Session.{name} is {moment.isoformat()}: no time beyond {_MAX_YEAR} is stored")
+    if session.expires_at is not None:
+        check_ttl(session.expires_at - session.updated_at, "Session.expires_at less updated_at")
+
+
 def check_count(value: Any, what: str, *, least: int = 0) -> int:
-    """`value`, if it is an int of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InvalidInputError(f"{what} must be an int of at least {least}, not {value!r}")
-    return value
+    """`value`, if it is an int of at least `least` and 4,300 digits at most; 2**63 - 1 for any above.
+
+    Backends count in 64 bits and never come as far as that, so the greatest of them says the same as any greater int.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < _MAX_INT:
+        raise InvalidInputError(f"{what} must be an int of at least {least}, not {shown(value)}")
+    return min(value, _MAX_COUNT)
+
+
+def check_optional_count(value: Any, what: str) -> int | None:
+    """`check_count`, but None may pass."""
+    return None if value is None else check_count(value, what)
 
 
 def _utf8(text: str) -> int:

@@ -14,13 +14,15 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from .errors import CorruptRecordError
+from .errors import CorruptRecordError, InvalidInputError
 
 _MARK = "\x1a"
 _DIRTY = re.compile("[\x00\x1a\ud800-\udfff]")
 _ESCAPED = re.compile("\x1a([0-9a-f]{4})")
 _PARTS = _MARK + "["
 _BYTES = "b:"  # no JSON text starts with it
+
+_SHALLOWER = "Call from fewer levels of functions"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -41,8 +43,15 @@ def unescape(text: str) -> str:
 
 
 def dumps(value: Any) -> str:
-    """`value` as one line of clean JSON text; it must be plain JSON data (see `checks.check_json`)."""
-    return escape(_encode(value))
+    """`value` as one line of clean JSON text; it must be plain JSON data (see `checks.check_json`).
+
+    Raises:
+        InvalidInputError: The caller's stack is too deep already: Python's encoder recurses.
+    """
+    try:
+        return escape(_encode(value))
+    except RecursionError as error:
+        raise InvalidInputError("JSON data is nested too deeply for this stack", hint=_SHALLOWER) from error
 
 
 def loads(text: str) -> Any:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from . import transfer
 from .checks import (
     check_count,
     check_id,
-    check_message,
+    check_messages,
     check_metadata,
+    check_optional_count,
     check_optional_id,
     check_text,
     check_ttl,
 )
-from .errors import ConflictError, CorruptRecordError, InvalidInputError, SessionNotFoundError
+from .errors import ConflictError, CorruptRecordError, SessionNotFoundError
 from .protocol import KEEP, Append, Change, Head, Keep, Listing, Read
 from .records import Message, Page, Session, new_id, utcnow
 from .rules import ttl_of
@@ -75,10 +76,7 @@ class Conversations:
             InvalidInputError: A value cannot be stored, or one id comes twice.
             MessageTooLargeError: A message is over 8 MiB.
         """
-        records = _messages(messages)
-        size = sum(check_message(message) for message in records)
-        if len({message.id for message in records}) < len(records):
-            raise InvalidInputError("one message id comes twice in this append")
+        records, size = check_messages(messages)
         op = Append(
             check_id(session_id, "session_id"),
             records,
@@ -87,7 +85,7 @@ class Conversations:
             None if metadata is None else check_metadata(metadata),
             check_ttl(ttl),
             self._session_ttl,
-            None if expected_seq is None else check_count(expected_seq, "expected_seq"),
+            check_optional_count(expected_seq, "expected_seq"),
             size,
         )
         async with self.use("append") as stack:
@@ -111,10 +109,12 @@ class Conversations:
             after: Only seqs above this one.
             user_id: Who asks.
         """
-        for value, what in ((limit, "limit"), (before, "before"), (after, "after")):
-            if value is not None:
-                check_count(value, what)
-        op = Read(check_id(session_id, "session_id"), check_optional_id(user_id, "user_id"), limit, before, after)
+        op = Read(
+            *_who(session_id, user_id),
+            check_optional_count(limit, "limit"),
+            check_optional_count(before, "before"),
+            check_optional_count(after, "after"),
+        )
         async with self.use("messages") as stack:
             return await stack.read.submit(op)
 
@@ -122,7 +122,7 @@ class Conversations:
         self, session_id: str, *, batch_size: int = 500, user_id: str | None = None
     ) -> AsyncGenerator[Message, None]:
         """All messages of a session, oldest first, in constant memory: `batch_size` are held at a time."""
-        check_count(batch_size, "batch_size", least=1)
+        batch_size = check_count(batch_size, "batch_size", least=1)
         after = 0
         while batch := await self.messages(session_id, limit=batch_size, after=after, user_id=user_id):
             for message in batch:
@@ -131,7 +131,7 @@ class Conversations:
 
     async def pop(self, session_id: str, count: int = 1, *, user_id: str | None = None) -> list[Message]:
         """Remove the newest `count` messages and give them back, oldest first; ``[]`` if there is no such session."""
-        check_count(count, "count")
+        count = check_count(count, "count")
         session_id, user_id = _who(session_id, user_id)
         async with self.use("pop") as stack:
             return await stack.conversations.pop(session_id, count, user_id=user_id)
@@ -162,6 +162,8 @@ class Conversations:
             cursor: The ``next_cursor`` of the page before.
         """
         user_id, agent = check_optional_id(user_id, "user_id"), check_optional_id(agent, "agent")
+        if cursor is not None:
+            check_text(cursor, "cursor")
         listing = Listing(user_id, agent, check_count(limit, "limit", least=1), cursor)
         async with self.use("sessions") as stack:
             return await stack.conversations.list_sessions(listing)
@@ -187,9 +189,11 @@ class Conversations:
         Raises:
             SessionNotFoundError: There is no such session.
         """
+        if title is not KEEP and title is not None:
+            check_text(title, "title")
         change = Change(
             *_who(session_id, user_id),
-            title=title if title is KEEP or title is None else check_text(title, "title"),
+            title=title,
             metadata=metadata if isinstance(metadata, Keep) else check_metadata({} if metadata is None else metadata),
             ttl=ttl if isinstance(ttl, Keep) else check_ttl(ttl),
         )
@@ -226,8 +230,7 @@ class Conversations:
             ConflictError: There is a session `new_session_id`.
         """
         target = new_id() if new_session_id is None else check_id(new_session_id, "new_session_id")
-        if upto is not None:
-            check_count(upto, "upto")
+        upto = check_optional_count(upto, "upto")
         source, messages = await self._whole(session_id, user_id)
         if upto is not None:
             messages = [message for message in messages if (message.seq or 0) <= upto]
@@ -294,15 +297,3 @@ class Conversations:
 
 def _who(session_id: str, user_id: str | None) -> tuple[str, str | None]:
     return check_id(session_id, "session_id"), check_optional_id(user_id, "user_id")
-
-
-def _messages(messages: Any) -> tuple[Message, ...]:
-    if isinstance(messages, (Message, dict)):
-        messages = (messages,)
-    return tuple(item if isinstance(item, Message) else _message(item) for item in messages)
-
-
-def _message(item: Any) -> Message:
-    if not isinstance(item, dict):
-        raise InvalidInputError(f"a message is a Message or a dict, not {type(item).__name__}")
-    return Message.from_dict(cast("dict[str, Any]", item))

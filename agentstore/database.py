@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from .checks import check_ttl
 from .conversations import Conversations
 from .drivers.registry import find
-from .errors import ConfigurationError, InvalidInputError
+from .errors import ConfigurationError, InvalidInputError, shown
 from .layers.stack import Stacks, close_at_exit
 from .options import PoolOptions, QueueOptions, RetryOptions
 from .state import BlockingStateScope, StateScope
@@ -20,7 +21,6 @@ from .sync import blocking, blocking_iterator, run_blocking
 from .url import StoreURL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from datetime import timedelta
 
     from .layers.stack import Stack
@@ -207,27 +207,31 @@ def db(
         fallback: What takes writes while the backend is down; not available yet.
         session_ttl: Seconds or timedelta after a session's last activity until it expires; None keeps it for ever.
         encryption_key: Not available yet.
-        pool: Connections; `PoolOptions()` by default.
-        queue: The write queue; `QueueOptions()` by default.
-        retry: Retries; `RetryOptions()` by default.
+        pool: Connections; `PoolOptions()` by default. The embedded stores heed ``connect_timeout`` and
+            ``statement_timeout``, and JSON files ``size`` (threads that read).
+        queue: The write queue, `QueueOptions()`; other settings are not available yet.
+        retry: Retries, `RetryOptions()`; other settings are not available yet.
 
     Raises:
         ConfigurationError: A URL or an argument is wrong, a driver package is missing, or it is not available yet.
     """
+    _check_urls(database_url, state_url, replicas)
     _check_choice("durability", durability, ("commit", "journal", "memory"))
     _check_choice("fallback", fallback, (None, "memory", "journal"))
+    for options, kind in ((pool, PoolOptions), (queue, QueueOptions), (retry, RetryOptions)):
+        if options is not None and not isinstance(options, kind):
+            raise ConfigurationError(f"{kind.__name__} was expected, not {type(options).__name__}")
     later = {
         f"durability={durability!r}": durability != "commit",
         "replicas": bool(tuple(replicas)),
         f"fallback={fallback!r}": fallback is not None,
         "encryption_key": encryption_key is not None,
+        "queue with other settings than the defaults": queue not in {None, QueueOptions()},
+        "retry with other settings than the defaults": retry not in {None, RetryOptions()},
     }
     for argument, wanted in later.items():
         if wanted:
             raise ConfigurationError(f"{argument} is not available yet", hint="Leave it out")
-    for options, kind in ((pool, PoolOptions), (queue, QueueOptions), (retry, RetryOptions)):
-        if options is not None and not isinstance(options, kind):
-            raise ConfigurationError(f"{kind.__name__} was expected, not {type(options).__name__}")
     try:
         ttl = check_ttl(session_ttl, "session_ttl")
     except InvalidInputError as error:
@@ -245,11 +249,13 @@ def DefaultSessionStore(path: str | os.PathLike[str] | None = None) -> Database:
     """
     if path is None:
         home = os.environ.get("AGENTSTORE_HOME")
-        if home is None:
+        if not home:
             import platformdirs  # noqa: PLC0415  a sixth of the time that importing agentstore may take
 
             home = platformdirs.user_data_dir("agentstore", appauthor=False)
         path = Path(home) / "sessions"
+    elif not isinstance(path, (str, os.PathLike)):
+        raise ConfigurationError(f"path must be a str or a Path, not {shown(path)}")
     url = StoreURL("file", path=str(Path(path).absolute()))
     return Database(url, url, pool=PoolOptions())
 
@@ -262,7 +268,16 @@ def _identity(url: StoreURL) -> object:
     return find(url).factory, url.file_path()  # json: and file: may name one folder
 
 
+def _check_urls(database_url: object, state_url: object, replicas: object) -> None:
+    for name, url in (("database_url", database_url), ("state_url", state_url)):
+        if url is not None and not isinstance(url, str):
+            raise ConfigurationError(f"{name} must be a str, not {shown(url)}")
+    if isinstance(replicas, str) or not isinstance(replicas, Iterable):
+        raise ConfigurationError(f"replicas must be several URLs, not {shown(replicas)}", hint="Put one into a list")
+
+
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
         accepted = ", ".join(repr(choice) for choice in choices)
-        raise ConfigurationError(f"{name} is {value!r}; accepted: {accepted}")
+        given = repr(value) if isinstance(value, str) else shown(value)
+        raise ConfigurationError(f"{name} is {given}; accepted: {accepted}")

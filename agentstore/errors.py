@@ -19,6 +19,17 @@ Where a driver raised first, its own exception is the ``__cause__``.
 
 from __future__ import annotations
 
+_LONGEST_INT = 64  # bits; Python refuses to print more than 4,300 digits
+
+
+def shown(value: object) -> str:
+    """`value` for a message: a number as it is, else its type, for it may be long, secret or unprintable."""
+    if isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= _LONGEST_INT):
+        return repr(value)
+    if isinstance(value, int):
+        return f"an int of {value.bit_length():,} bits"
+    return "None" if value is None else f"a {type(value).__name__}"
+
 
 class AgentstoreError(Exception):
     """Base of all errors of this package.

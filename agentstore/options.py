@@ -5,29 +5,41 @@ Times are seconds. Each default is that of the public interface.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class _Positive:
-    """Refuses numbers that are not above zero, whatever the field."""
+_MAX = {"int": 2**62, "float": 10**9}  # in seconds 31 years: drivers multiply and add, and must not overflow
+_KIND = {"int": "an int", "float": "seconds"}
+
+
+class _Checked:
+    """Refuses what does not fit the field: another type, and numbers that are not finite or not above zero."""
 
     __slots__ = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
             value: Any = getattr(self, field.name)
-            if isinstance(value, (int, float)) and not value > 0:
-                raise ConfigurationError(f"{type(self).__name__}.{field.name} is {value!r}: it must be above 0")
+            what = f"{type(self).__name__}.{field.name}"
+            kind = str(field.type)  # as written: annotations are text here
+            if kind not in _MAX:
+                if value is not None and not isinstance(value, (str, os.PathLike)):
+                    raise ConfigurationError(f"{what} must be a path, not {shown(value)}")
+            elif isinstance(value, bool) or not isinstance(value, int if kind == "int" else (int, float)):
+                raise ConfigurationError(f"{what} must be {_KIND[kind]}, not {shown(value)}")
+            elif not 0 < value <= _MAX[kind]:  # NaN fails too
+                raise ConfigurationError(f"{what} is {shown(value)}: it must be above 0 and at most {_MAX[kind]:,}")
 
 
 @dataclass(frozen=True, slots=True)
-class PoolOptions(_Positive):
+class PoolOptions(_Checked):
     """How many connections a process holds, and how long it waits for them.
 
     Attributes:
@@ -46,7 +58,7 @@ class PoolOptions(_Positive):
 
 
 @dataclass(frozen=True, slots=True)
-class QueueOptions(_Positive):
+class QueueOptions(_Checked):
     """The bounds of the write queue.
 
     Attributes:
@@ -69,7 +81,7 @@ class QueueOptions(_Positive):
 
 
 @dataclass(frozen=True, slots=True)
-class RetryOptions(_Positive):
+class RetryOptions(_Checked):
     """How often and how long a write that failed in passing is tried again.
 
     Attributes:

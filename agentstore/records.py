@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Generic, Self, TypeVar
 
 import uuid_utils
 
-from .errors import InvalidInputError
+from .errors import InvalidInputError, shown
 
 T = TypeVar("T")
 
@@ -23,26 +25,49 @@ def utcnow() -> datetime:
     return datetime.now(UTC)
 
 
+def copy_json(value: Any) -> Any:
+    """JSON data that shares no list or dict with `value`, which may be as deep as it likes: nothing here recurses."""
+    if not isinstance(value, (dict, list)):
+        return value
+    whole = _shallow(value)
+    left = [whole]
+    while left:
+        copy = left.pop()
+        for place, item in copy.items() if isinstance(copy, dict) else enumerate(copy):
+            if isinstance(item, (dict, list)):
+                copy[place] = inner = _shallow(item)
+                left.append(inner)
+    return whole
+
+
+def _shallow(value: dict[Any, Any] | list[Any]) -> Any:
+    return dict(value) if isinstance(value, dict) else list(value)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat(timespec="microseconds")
-    if isinstance(value, Record):
+    if isinstance(value, Plain):
         return value.to_dict()
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+    return copy_json(value)
 
 
-class Record:
-    """What all records share: they become plain dicts and come back equal."""
+class Plain:
+    """What becomes a plain dict."""
 
     __slots__ = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; times in ISO 8601 with microseconds."""
+        """Plain JSON data, shared with nobody; times in ISO 8601 with microseconds."""
         return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}  # type: ignore[arg-type]
+
+
+class Record(Plain):
+    """What is stored or listed: it becomes a plain dict and comes back equal."""
+
+    __slots__ = ()
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -52,9 +77,13 @@ class Record:
             InvalidInputError: A field is missing, unknown or of the wrong type.
         """
         try:
-            return cls(**{name: _parsed(name, value) for name, value in data.items()})
+            return cls(**cls._fields(data))
         except (TypeError, AttributeError) as error:
             raise InvalidInputError(f"this is no {cls.__name__}: {error}") from error
+
+    @classmethod
+    def _fields(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {name: _parsed(name, value) for name, value in data.items()}
 
 
 def _parsed(name: str, value: Any) -> Any:
@@ -118,10 +147,17 @@ class Message(Record):
         if not isinstance(self.content, (str, list)):
             raise InvalidInputError(f"Message.content is text or a list of parts, not {type(self.content).__name__}")
         if type(self.tool_calls) is not tuple or any(type(call) is not ToolCall for call in self.tool_calls):
-            calls = (c if isinstance(c, ToolCall) else ToolCall.from_dict(c) for c in self.tool_calls or ())
-            object.__setattr__(self, "tool_calls", tuple(calls))
-        if self.created_at.tzinfo is not UTC:
+            object.__setattr__(self, "tool_calls", _tool_calls(self.tool_calls))
+        if type(self.created_at) is not datetime or self.created_at.tzinfo is not UTC:
             object.__setattr__(self, "created_at", _utc(self.created_at, "Message.created_at"))
+
+
+def _tool_calls(given: Any) -> tuple[ToolCall, ...]:
+    if given is None:
+        return ()
+    if not isinstance(given, Iterable):
+        raise InvalidInputError(f"Message.tool_calls is a sequence of ToolCall, not {shown(given)}")
+    return tuple(call if isinstance(call, ToolCall) else ToolCall.from_dict(call) for call in given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +190,17 @@ class Session(Record):
     expires_at: datetime | None = None
     parent_id: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("created_at", "updated_at", "expires_at"):
+            moment = getattr(self, name)
+            if (type(moment) is datetime and moment.tzinfo is UTC) or (moment is None and name == "expires_at"):
+                continue
+            object.__setattr__(self, name, _utc(moment, f"Session.{name}"))
+
 
 @dataclass(frozen=True, slots=True)
 class Page(Record, Generic[T]):
-    """Part of a listing.
+    """Part of a listing of sessions; only such a page comes back from its dict.
 
     Attributes:
         items: What this page holds.
@@ -167,10 +210,14 @@ class Page(Record, Generic[T]):
     items: tuple[T, ...]
     next_cursor: str | None = None
 
+    @classmethod
+    def _fields(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {**data, "items": tuple(Session.from_dict(item) for item in data["items"])} if "items" in data else data
+
 
 @dataclass(frozen=True, slots=True)
 class StateItem(Record):
-    """A key of the state with what it holds.
+    """A key of the state with what it holds. Its dict has ``bytes`` in base64 under that name, instead of a value.
 
     Attributes:
         key: Its name within the scope.
@@ -184,8 +231,30 @@ class StateItem(Record):
     version: int
     expires_at: datetime | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data; a value that is ``bytes`` stands under ``bytes``, in base64."""
+        data = Plain.to_dict(self)
+        if isinstance(self.value, bytes):
+            data["bytes"] = base64.b64encode(data.pop("value")).decode()
+        return data
 
-def _utc(moment: datetime, what: str) -> datetime:
-    if moment.tzinfo is None:
-        raise InvalidInputError(f"{what} is {moment!r}: it needs a time zone")
-    return moment.astimezone(UTC)
+    @classmethod
+    def _fields(cls, data: dict[str, Any]) -> dict[str, Any]:
+        named = {name: _parsed(name, value) for name, value in data.items()}
+        if "bytes" in named and "value" not in named:
+            try:
+                named["value"] = base64.b64decode(named.pop("bytes"), validate=True)
+            except ValueError as error:
+                raise InvalidInputError("the bytes of this StateItem are no base64") from error
+        return named
+
+
+def _utc(moment: Any, what: str) -> datetime:
+    if not isinstance(moment, datetime):
+        raise InvalidInputError(f"{what} must be a datetime, not {shown(moment)}")
+    if moment.utcoffset() is None:
+        raise InvalidInputError(f"{what} is {moment.isoformat()}: it needs a time zone")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidInputError(f"{what} is {moment.isoformat()}, which UTC has no date for") from error

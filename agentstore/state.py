@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .checks import check_count, check_id, check_ttl, check_value
-from .errors import InvalidInputError
+from .checks import check_id, check_json, check_optional_count, check_ttl, check_value
+from .errors import InvalidInputError, shown
 from .protocol import DeleteKeys, Expire, GetItems, Increment, Scan, SetItems
 from .records import StateItem, utcnow
 from .sync import blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
@@ -82,14 +81,13 @@ class StateScope:
         Raises:
             ConflictError: `if_version` does not hold; nothing was changed.
         """
-        if if_version is not None:
-            check_count(if_version, "if_version")
-        return await self._set({key: value}, ttl, if_version)
+        if_version = check_optional_count(if_version, "if_version")
+        return await self._set({check_id(key, "key"): value}, ttl, if_version)
 
     async def set_many(self, mapping: Mapping[str, Any], *, ttl: timedelta | float | None = None) -> None:
         """Set several keys, all or none."""
         if not isinstance(mapping, Mapping):
-            raise InvalidInputError(f"set_many takes a mapping of keys to values, not a {type(mapping).__name__}")
+            raise InvalidInputError(f"set_many takes a mapping of keys to values, not {shown(mapping)}")
         if mapping:
             await self._set(mapping, ttl)
 
@@ -108,9 +106,7 @@ class StateScope:
         Raises:
             ConflictError: Its version is not `if_version`.
         """
-        if if_version is not None:
-            check_count(if_version, "if_version")
-        op = DeleteKeys(self._namespace, _keys([key]), if_version)
+        op = DeleteKeys(self._namespace, _keys([key]), check_optional_count(if_version, "if_version"))
         async with self._owner.use("delete") as stack:
             return await stack.write.submit(op) > 0
 
@@ -133,14 +129,15 @@ class StateScope:
             after: Only what comes after this key, in the direction of the scan.
             reverse: From the last key to the first.
         """
-        if prefix:
+        if prefix != "":
             check_id(prefix, "prefix")
         if after is not None:
             check_id(after, "after")
-        if limit is not None:
-            check_count(limit, "limit")
+        if not isinstance(reverse, bool):
+            raise InvalidInputError(f"reverse must be a bool, not {shown(reverse)}")
+        scan = Scan(self._namespace, prefix, check_optional_count(limit, "limit"), after, reverse)
         async with self._owner.use("scan") as stack:
-            return await stack.state.scan(Scan(self._namespace, prefix, limit, after, reverse))
+            return await stack.state.scan(scan)
 
     async def increment(self, key: str, by: int = 1) -> int:
         """Add to an int that starts at 0, and keep its TTL; the sum.
@@ -149,7 +146,8 @@ class StateScope:
             InvalidInputError: The key holds something else, or `by` is no int.
         """
         if not isinstance(by, int) or isinstance(by, bool):
-            raise InvalidInputError(f"by must be an int, not {by!r}")
+            raise InvalidInputError(f"by must be an int, not {shown(by)}")
+        check_json(by, "by")
         op = Increment(self._namespace, check_id(key, "key"), by)
         async with self._owner.use("increment") as stack:
             return await stack.write.submit(op)
@@ -193,6 +191,8 @@ class BlockingStateScope:
 def _keys(keys: Iterable[str]) -> tuple[str, ...]:
     if isinstance(keys, str):
         raise InvalidInputError(f"several keys were expected, not the one str {keys!r}", hint="Put it into a list")
+    if not isinstance(keys, Iterable):
+        raise InvalidInputError(f"keys must be several keys, not {shown(keys)}")
     return tuple(dict.fromkeys(check_id(key, "key") for key in keys))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .records import Record
+from .records import Plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,8 +15,8 @@ _LATEST = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class PoolStats(Record):
-    """One connection pool.
+class PoolStats(Plain):
+    """One connection pool: what the drivers of servers will report.
 
     Attributes:
         url: Its backend, without password.
@@ -32,7 +32,7 @@ class PoolStats(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class QueueStats(Record):
+class QueueStats(Plain):
     """The write queue.
 
     Attributes:
@@ -47,7 +47,7 @@ class QueueStats(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Latency(Record):
+class Latency(Plain):
     """How long one kind of call takes, in seconds, over the life of the Database.
 
     Attributes:
@@ -64,15 +64,15 @@ class Latency(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Stats(Record):
+class Stats(Plain):
     """What `Database.stats` gives.
 
     Attributes:
-        pools: One entry for each connection pool in use.
+        pools: One entry for each connection pool in use; empty, for no backend of today has pools.
         queue: The write queue.
         latencies: By call (``append``, ``messages``, ``set`` ...).
         errors: By class of error, how many calls ended with it.
-        fallbacks: Writes that a fallback took.
+        fallbacks: Writes that a fallback took; 0, for there is no fallback yet.
     """
 
     pools: tuple[PoolStats, ...] = ()
@@ -80,6 +80,11 @@ class Stats(Record):
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
     fallbacks: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data, for a log or a page; no Stats come back from it."""
+        latencies = {call: latency.to_dict() for call, latency in self.latencies.items()}
+        return Plain.to_dict(self) | {"latencies": latencies}
 
 
 class Meter:

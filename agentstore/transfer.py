@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .checks import check_count, check_id, check_message, check_metadata, check_optional_id, check_text
-from .errors import InvalidInputError
+from .checks import check_count, check_id, check_message, check_metadata, check_optional_id, check_text, check_times
+from .errors import InvalidInputError, shown
 from .records import Message, Session
 from .rules import check_owner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
 FORMAT = "agentstore.session"
 VERSION = 1
@@ -39,7 +38,8 @@ def unpack(data: Any, user_id: str | None) -> tuple[Session, list[Message]]:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InvalidInputError(f"this is no exported session: its format is not {FORMAT!r}")
     if data.get("version") != VERSION:
-        raise InvalidInputError(f"this export has version {data.get('version')!r}; this agentstore reads {VERSION}")
+        version = shown(data.get("version"))
+        raise InvalidInputError(f"this export has version {version}; this agentstore reads {VERSION}")
     head, items = data.get("session"), data.get("messages")
     if not isinstance(head, dict) or not isinstance(items, list):
         raise InvalidInputError("this export lacks its session or its messages")
@@ -52,8 +52,15 @@ def unpack(data: Any, user_id: str | None) -> tuple[Session, list[Message]]:
 
 
 def same(data: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two exports have equal content; ``last_seq`` may have gone on since a delete."""
-    return _content(data) == _content(other)
+    """Whether two exports have equal content; ``last_seq`` may have gone on since a delete.
+
+    Raises:
+        InvalidInputError: The caller's stack is too deep already.
+    """
+    try:
+        return _content(data) == _content(other)
+    except RecursionError as error:  # Python's == needs the caller's stack for each level
+        raise InvalidInputError("the export is nested too deeply to be compared from this stack") from error
 
 
 def _content(data: dict[str, Any]) -> tuple[Any, Any]:
@@ -70,15 +77,9 @@ def _check_session(session: Session) -> None:
     if session.title is not None:
         check_text(session.title, "title")
     check_metadata(session.metadata)
-    for moment in (session.created_at, session.updated_at, session.expires_at):
-        _check_time(moment)
+    check_times(session)
     if check_count(session.last_seq, "last_seq") > MAX_SEQ:
         raise InvalidInputError(f"last_seq is {session.last_seq}; no seq is above {MAX_SEQ}")
-
-
-def _check_time(moment: datetime | None) -> None:
-    if moment is not None and (isinstance(moment, str) or moment.tzinfo is None):
-        raise InvalidInputError(f"{moment!r} is no time with a time zone")
 
 
 def _check_messages(messages: Sequence[Message], session: Session) -> None:
@@ -92,5 +93,5 @@ def _check_messages(messages: Sequence[Message], session: Session) -> None:
         raise InvalidInputError(f"a message has seq {last}, above the session's last_seq {session.last_seq}")
     if len({message.id for message in messages}) < len(messages):
         raise InvalidInputError("one message id comes twice in this export")
-    if session.message_count != len(messages):
+    if check_count(session.message_count, "message_count") != len(messages):
         raise InvalidInputError(f"{session.message_count} messages were announced, {len(messages)} are there")

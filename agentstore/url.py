@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+_DROPPED = re.compile("^ |[\x00-\x1f\x7f]")
+_PORT = re.compile("[0-9]{1,5}")
+_PERCENT = "Percent-encode special characters: %40 for @, %0A for a newline"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -24,7 +29,7 @@ class StoreURL:
         password: Likewise; neither ``str`` nor ``repr`` shows it.
         hosts: (name, port) pairs; several where a backend takes several.
         path: With its leading slash, as in the URL.
-        options: What stands behind the ``?``; a name may come once.
+        options: What stands behind the ``?``; a name may come once. ``str`` and ``repr`` show the names alone.
     """
 
     scheme: str
@@ -34,6 +39,10 @@ class StoreURL:
     path: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if "\0" in self.path:
+            raise ConfigurationError("the path of the database URL holds a NUL, which no file name can")
+
     @classmethod
     def parse(cls, text: str) -> StoreURL:
         """Take a URL apart.
@@ -42,19 +51,26 @@ class StoreURL:
             ConfigurationError: It is no URL; the message does not repeat what could be a password.
         """
         if not isinstance(text, str):
-            raise ConfigurationError(f"a database URL is a str, not {type(text).__name__}")
+            raise ConfigurationError(f"a database URL is a str, not {shown(text)}")
+        _check_text(text)
         try:
             parts = urlsplit(text)
-        except ValueError as error:
-            raise ConfigurationError(f"the database URL cannot be read: {error}") from None
+        except ValueError:  # its text has a piece of the URL, which may be of the password
+            raise ConfigurationError("the database URL cannot be read", hint=_PERCENT) from None
         if not parts.scheme:
             raise ConfigurationError("the database URL has no scheme", hint="Write sqlite:///file.db, for example")
+        if parts.path and not text[len(parts.scheme) :].startswith("://"):
+            scheme = parts.scheme
+            raise ConfigurationError(
+                f"the database URL has no // after {scheme}:",
+                hint=f"Write {scheme}:///name for a relative path, {scheme}:////name for an absolute one",
+            )
         user, password, hosts = _netloc(parts)
-        return cls(parts.scheme.lower(), user, password, hosts, unquote(parts.path), _options(parts.query))
+        return cls(parts.scheme.lower(), user, password, hosts, _unquoted(parts.path), _options(parts.query))
 
     def __str__(self) -> str:
-        """The URL with ``***`` for the password."""
-        return self._text("***")
+        """The URL with ``***`` for the password and the values of all options: who knows which of them are secret."""
+        return self._text(lambda _secret: "***")
 
     def __repr__(self) -> str:
         return f"StoreURL({str(self)!r})"
@@ -62,16 +78,16 @@ class StoreURL:
     @property
     def secret(self) -> str:
         """The URL with its password: for drivers, and to tell two stores apart."""
-        return self._text(self.password or "")
+        return self._text(_quoted)
 
-    def _text(self, password: str) -> str:
-        user = quote(self.username or "", safe="")
+    def _text(self, told: Callable[[str], str]) -> str:
+        user = _quoted(self.username or "")
         if self.password is not None:
-            user += ":" + (password if password == "***" else quote(password, safe=""))  # noqa: S105
+            user += ":" + told(self.password)
         hosts = ",".join(_host(name, port) for name, port in self.hosts)
-        query = "&".join(f"{quote(k)}={_masked(k, v, password)}" for k, v in sorted(self.options.items()))
+        query = "&".join(f"{_quoted(name)}={told(value)}" for name, value in sorted(self.options.items()))
         at = "@" if self.username is not None or self.password is not None else ""
-        return f"{self.scheme}://{user}{at}{hosts}{quote(self.path)}" + (f"?{query}" if query else "")
+        return f"{self.scheme}://{user}{at}{hosts}{_quoted(self.path, '/')}" + (f"?{query}" if query else "")
 
     def file_path(self) -> str | None:
         """The absolute path of a file URL: ``x:///rel`` from the working folder, ``x:////abs``; None if it is empty.
@@ -92,35 +108,49 @@ class StoreURL:
         return str(Path(path).absolute())
 
 
+def _check_text(text: str) -> None:
+    """Refuse what `urlsplit` drops in silence, so that two different URLs would be one."""
+    if "#" in text:
+        raise ConfigurationError("the database URL holds a #, and no store has a fragment", hint="Write %23 for it")
+    if _DROPPED.search(text):
+        raise ConfigurationError("the database URL begins with a space or holds control characters", hint=_PERCENT)
+
+
 def _netloc(parts: SplitResult) -> tuple[str | None, str | None, tuple[tuple[str, int | None], ...]]:
     credentials, at, hosts = parts.netloc.rpartition("@")
     user, colon, password = credentials.partition(":")
     names = tuple(_host_port(part) for part in hosts.split(",") if part)
-    return (unquote(user) if at else None), (unquote(password) if colon else None), names
+    return (_unquoted(user) if at else None), (_unquoted(password) if colon else None), names
 
 
 def _host_port(text: str) -> tuple[str, int | None]:
     name, colon, port = text.rpartition(":")
     if not colon or port.endswith("]"):  # no port, or the end of [::1]
         name, port = text, ""
-    if port and not port.isdigit():
-        raise ConfigurationError("the database URL has a port that is no number")
-    return unquote(name.strip("[]")), int(port) if port else None
+    if port and not _PORT.fullmatch(port):
+        raise ConfigurationError("the database URL has a port that is no number of up to five digits")
+    return _unquoted(name.strip("[]")), int(port) if port else None
 
 
 def _host(name: str, port: int | None) -> str:
-    shown = f"[{name}]" if ":" in name else quote(name, safe="")
-    return shown if port is None else f"{shown}:{port}"
+    host = f"[{name}]" if ":" in name else _quoted(name)
+    return host if port is None else f"{host}:{port}"
 
 
-def _masked(name: str, value: str, password: str) -> str:
-    hidden = password == "***" and any(word in name.lower() for word in ("pass", "secret", "token", "key"))  # noqa: S105
-    return "***" if hidden else quote(value)
+# Bytes that are no UTF-8 come and go as surrogates, as in Python's file names, so that no two paths are one.
+
+
+def _quoted(text: str, safe: str = "") -> str:
+    return quote(text, safe, errors="surrogateescape")
+
+
+def _unquoted(text: str) -> str:
+    return unquote(text, errors="surrogateescape")
 
 
 def _options(query: str) -> dict[str, str]:
     options: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
+    for name, value in parse_qsl(query, keep_blank_values=True, errors="surrogateescape"):
         if name in options:
             raise ConfigurationError(f"the database URL gives the option {name!r} twice")
         options[name] = value

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from bisect import bisect_left, bisect_right
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from agentstore import rules
 from agentstore.errors import ClosedError, ConfigurationError, ConflictError
-from agentstore.records import Message, Page, Session, StateItem, utcnow
+from agentstore.protocol import SetItems
+from agentstore.records import Message, Page, Session, StateItem, copy_json, utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -74,7 +74,7 @@ class MemoryBackend:
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         with self._lock:
             self._check_open()
-            return rules.each(batch, lambda head: _copy(self._visible(head.session_id, head.user_id)))
+            return rules.each(batch, self._answer)
 
     async def list_sessions(self, listing: Listing) -> Page[Session]:
         with self._lock:
@@ -92,7 +92,7 @@ class MemoryBackend:
         if listing.cursor is not None:
             last = rules.read_cursor(listing.cursor)
             found = [session for session in found if rules.listing_key(session) < last]
-        return rules.page([copy.deepcopy(s) for s in found[: listing.limit + 1]], listing.limit)
+        return rules.page([_head(s) for s in found[: listing.limit + 1]], listing.limit)
 
     async def pop(self, session_id: str, count: int, *, user_id: str | None = None) -> list[Message]:
         with self._lock:
@@ -108,8 +108,8 @@ class MemoryBackend:
         with self._lock:
             self._check_open()
             entry = self._sessions.get(change.session_id, rules.Stored())
-            entry.session = rules.changed(entry.session, copy.deepcopy(change), utcnow())
-            return copy.deepcopy(entry.session)
+            entry.session = _head(rules.changed(entry.session, change, utcnow()))
+            return _head(entry.session)
 
     async def delete(self, session_id: str, *, user_id: str | None = None) -> bool:
         with self._lock:
@@ -125,7 +125,7 @@ class MemoryBackend:
             if self._visible(session.id, None) is not None:
                 raise ConflictError(f"session {session.id!r} exists")
             last_seq = max(self._sessions.get(session.id, rules.Stored()).last_seq, session.last_seq)
-            head = replace(copy.deepcopy(session), last_seq=last_seq, message_count=len(messages))
+            head = replace(_head(session), last_seq=last_seq, message_count=len(messages))
             self._logs[session.id] = _copies(messages)
             self._sessions[session.id] = rules.Stored(
                 head, last_seq, {message.id: message for message in self._logs[session.id]}
@@ -149,6 +149,10 @@ class MemoryBackend:
 
     def _visible(self, session_id: str, user_id: str | None) -> Session | None:
         return rules.visible(self._stored(session_id).session, user_id, utcnow())
+
+    def _answer(self, op: Head) -> Session | None:
+        session = self._visible(op.session_id, op.user_id)
+        return None if session is None else _head(session)
 
     def _read(self, op: Read) -> list[Message]:
         if self._visible(op.session_id, op.user_id) is None:
@@ -192,7 +196,7 @@ class MemoryBackend:
         with self._lock:
             self._check_open()
             plan = self._plan(rules.named_keys(batch))
-            outcomes = plan.apply(copy.deepcopy(batch), utcnow())
+            outcomes = plan.apply([_own_values(op) for op in batch], utcnow())
             self._keep(plan)
             return outcomes
 
@@ -208,7 +212,7 @@ class MemoryBackend:
                 and (scan.after is None or (key < scan.after if scan.reverse else key > scan.after))
             ]
             found.sort(key=lambda item: item.key, reverse=scan.reverse)
-            return copy.deepcopy(found[: scan.limit])
+            return [_item(item) for item in found[: scan.limit]]
 
     async def purge_state(self) -> int:
         with self._lock:
@@ -228,11 +232,7 @@ class MemoryBackend:
 
     def _get(self, op: GetItems) -> dict[str, StateItem]:
         items, now = self._items.get(op.namespace, {}), utcnow()
-        return {
-            key: copy.deepcopy(items[key])
-            for key in op.keys
-            if key in items and rules.is_live(items[key].expires_at, now)
-        }
+        return {key: _item(items[key]) for key in op.keys if key in items and rules.is_live(items[key].expires_at, now)}
 
     def _plan(self, names: Iterable[tuple[str, str]]) -> rules.StatePlan:
         names = list(names)
@@ -260,14 +260,29 @@ def _seq(message: Message) -> int:
     return message.seq or 0
 
 
-def _copy(record: Any) -> Any:
-    return copy.deepcopy(record)
+# Records and operations whose dicts and lists nobody else holds:
 
 
 def _copies(messages: Iterable[Message]) -> list[Message]:
-    """Messages whose dicts and lists nobody else holds; most have none, and are shared."""
-    return [m if isinstance(m.content, str) and not m.metadata else copy.deepcopy(m) for m in messages]
+    return [
+        message
+        if isinstance(message.content, str) and not message.metadata  # most: they can be shared
+        else replace(message, content=copy_json(message.content), metadata=copy_json(message.metadata))
+        for message in messages
+    ]
+
+
+def _head(session: Session) -> Session:
+    return replace(session, metadata=copy_json(session.metadata))
+
+
+def _item(item: StateItem) -> StateItem:
+    return replace(item, value=copy_json(item.value))
 
 
 def _own(op: Append) -> Append:
-    return replace(op, messages=tuple(_copies(op.messages)), metadata=copy.deepcopy(op.metadata))
+    return replace(op, messages=tuple(_copies(op.messages)), metadata=copy_json(op.metadata))
+
+
+def _own_values(op: StateOp) -> StateOp:
+    return replace(op, items=copy_json(dict(op.items))) if isinstance(op, SetItems) else op

@@ -47,7 +47,7 @@ _DRIVERS = {
     "file": _JSON,
 }
 
-# Owner: the "Five servers" work, which replaces each line by a DriverSpec.
+# Known schemes whose drivers are still to be written.
 _NOT_YET = dict.fromkeys(("postgresql", "postgres", "postgresql+asyncpg"), "PostgreSQL")
 _NOT_YET |= dict.fromkeys(("mysql", "mariadb", "mysql+aiomysql"), "MySQL/MariaDB")
 _NOT_YET |= dict.fromkeys(("redis", "rediss", "redis+unix", "redis+cluster", "redis+sentinel"), "Redis")

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,16 @@ pytestmark = pytest.mark.anyio
         ({"fallback": "memory"}, "fallback='memory' is not available yet"),
         ({"fallback": "disk"}, "fallback is 'disk'; accepted: None, 'memory', 'journal'"),
         ({"encryption_key": "k3y"}, "encryption_key is not available yet"),
+        ({"replicas": None}, "replicas must be several URLs, not None"),
+        ({"replicas": "sqlite:///r.db"}, "replicas must be several URLs, not a str"),
+        ({"replicas": 5}, "replicas must be several URLs, not 5"),
+        ({"state_url": 5}, "state_url must be a str, not 5"),
+        ({"state_url": []}, "state_url must be a str, not a list"),
+        ({"durability": 10**5000}, "durability is an int of"),
+        ({"queue": QueueOptions(max_messages=5)}, "queue with other settings than the defaults is not available yet"),
+        ({"retry": RetryOptions(attempts=2)}, "retry with other settings than the defaults is not available yet"),
         ({"session_ttl": 0}, "session_ttl"),
+        ({"session_ttl": 10**5000}, "session_ttl"),
         ({"session_ttl": "1d"}, "session_ttl"),
         ({"pool": {"size": 3}}, "PoolOptions was expected"),
     ],
@@ -57,13 +67,29 @@ def test_every_documented_argument_is_taken():
     )
 
 
+@pytest.mark.parametrize("url", [5, 0, b"memory:", []])
+def test_a_url_is_a_str(url):
+    with pytest.raises(ConfigurationError, match="database_url must be a str"):
+        db(url)
+
+
 @pytest.mark.parametrize("options", [PoolOptions, QueueOptions, RetryOptions])
 def test_options_refuse_what_is_not_positive(options):
     for name in options.__dataclass_fields__:
         if name == "journal_dir":
             continue
-        with pytest.raises(ConfigurationError, match=f"{options.__name__}.{name}"):
-            options(**{name: 0})
+        for wrong in (0, -1, True, "10", None, float("nan"), float("inf"), 10**5000):
+            with pytest.raises(ConfigurationError, match=f"^{options.__name__}.{name} "):
+                options(**{name: wrong})
+
+
+def test_options_tell_ints_from_seconds():
+    assert PoolOptions(timeout=3).timeout == 3
+    with pytest.raises(ConfigurationError, match=r"PoolOptions.size must be an int, not 1.5"):
+        PoolOptions(size=1.5)
+    assert QueueOptions(journal_dir=Path("x")).journal_dir == Path("x")
+    with pytest.raises(ConfigurationError, match=r"QueueOptions.journal_dir must be a path, not 5"):
+        QueueOptions(journal_dir=5)
 
 
 async def test_the_environment_names_the_backends(tmp_path, monkeypatch):
@@ -92,6 +118,21 @@ async def test_the_default_session_store_is_a_folder(tmp_path, monkeypatch):
     async with DefaultSessionStore(tmp_path / "odd ?#% name") as database:
         await database.append("s", {"role": "user", "content": "hi"})
     assert len(list((tmp_path / "odd ?#% name").rglob("s-*.jsonl"))) == 1
+
+
+def test_an_empty_home_is_none(monkeypatch):
+    monkeypatch.delenv("AGENTSTORE_HOME", raising=False)
+    usual = repr(DefaultSessionStore())
+    monkeypatch.setenv("AGENTSTORE_HOME", "")
+    assert repr(DefaultSessionStore()) == usual
+
+
+def test_the_default_session_store_takes_a_path():
+    for path in (5, b"folder"):
+        with pytest.raises(ConfigurationError, match="path must be a str or a Path"):
+            DefaultSessionStore(path)
+    with pytest.raises(ConfigurationError, match="NUL"):
+        DefaultSessionStore("a\0b")
 
 
 async def test_making_one_touches_nothing(tmp_path, monkeypatch):

@@ -27,6 +27,17 @@ def test_no_password_is_printed(text):
     assert "s3cret" not in f"{url} {url!r}"
 
 
+def test_options_are_shown_by_name_alone():
+    url = StoreURL.parse("mysql://h/d?pwd=s3cret&x=s3cret")
+    assert str(url) == "mysql://h/d?pwd=***&x=***"
+    assert url.secret == "mysql://h/d?pwd=s3cret&x=s3cret"
+
+
+def test_a_password_of_stars_is_one():
+    url = StoreURL.parse("mysql://u:***@h/d?x=1")
+    assert StoreURL.parse(url.secret) == url
+
+
 def test_the_secret_form_parses_back():
     url = StoreURL.parse("mysql://u:p%40ss@h:1/d?x=1")
     assert StoreURL.parse(url.secret) == url
@@ -41,7 +52,10 @@ def test_the_secret_form_parses_back():
         ("file:///abs/b", "/abs/b"),
         ("file:////abs/b", "/abs/b"),
         ("json:///with%20space", str(Path("with space").absolute())),
+        ("json:///not%20utf-8%20%ff", str(Path("not utf-8 \udcff").absolute())),
+        ("sqlite:///a%23b%0A%3F%2520", str(Path("a#b\n?%20").absolute())),
         ("sqlite://", None),
+        ("sqlite:", None),
     ],
 )
 def test_file_paths(text, path):
@@ -56,9 +70,24 @@ def test_file_paths(text, path):
         ("sqlite:///x.db?mode=ro", "unknown option 'mode'; accepted: none"),
         ("sqlite:///x.db?a=1&a=2", "gives the option 'a' twice"),
         ("sqlite://host/x.db", "names a host"),
+        ("sqlite:///x.db?pwd=s3cret", "unknown option 'pwd'"),
+        ("postgresql://u:s3cret\u2100@h/db", "cannot be read"),
+        ("postgresql://u:s3cret@[h/db", "cannot be read"),
+        ("sqlite:///a#1.db", "%23"),
+        ("sqlite:///a.db#", "%23"),
+        ("sqlite:///a\nb.db", "control characters"),
+        ("sqlite:///a.db\t", "control characters"),
+        (" sqlite:///a.db", "begins with a space"),
+        ("sqlite:///a%00b.db", "NUL"),
+        ("sqlite:/tmp/x.db", "no // after sqlite:. Write sqlite:///name"),
+        ("sqlite:x.db", "no // after sqlite:"),
+        ("json:/tmp/x", "no // after json:"),
+        ("file:/tmp/x", "no // after file:"),
         ("json://", "folder"),
         ("memory://host", "names a place"),
         ("postgresql://u:s3cret@h:port/d", "a port that is no number"),
+        ("postgresql://u:s3cret@h:²/d", "a port that is no number"),
+        ("postgresql://u:s3cret@h:" + "1" * 5000, "a port that is no number"),
         ("postgresql://u:s3cret@localhost/mydb", "PostgreSQL (postgresql:) is not available yet"),
     ],
 )

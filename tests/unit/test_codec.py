@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentstore import codec
-from agentstore.errors import CorruptRecordError
+from agentstore.errors import CorruptRecordError, InvalidInputError
 
 ANY_TEXT = st.text(st.characters(codec=None) | st.sampled_from("\x00\x1a\ud800\udc00[0123456789abcdef"))
 ANY_JSON = st.recursive(
@@ -68,3 +68,11 @@ def test_what_is_no_json_is_corrupt():
 @given(st.datetimes(timezones=st.just(codec.from_micros(0).tzinfo)))
 def test_times_are_exact(moment):
     assert codec.from_micros(codec.to_micros(moment)) == moment
+
+
+def test_json_too_deep_for_the_stack_is_told_as_such():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(InvalidInputError, match="too deeply for this stack"):
+        codec.dumps(deep)
