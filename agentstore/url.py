@@ -7,14 +7,17 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 from .errors import ConfigurationError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+# RFC 3986, appendix B, without a fragment. Python's urlsplit refuses [::1] beside other hosts, in some patch releases.
+_PARTS = re.compile("(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?:(//)([^/?]*))?([^?]*)(?:[?](.*))?")
 _DROPPED = re.compile("^ |[\x00-\x1f\x7f]")
+_HOST = re.compile(r"\[[^][]*\](?::.*)?|[^][]*")
 _PORT = re.compile("[0-9]{1,5}")
 _PERCENT = "Percent-encode special characters: %40 for @, %0A for a newline"
 
@@ -53,20 +56,19 @@ class StoreURL:
         if not isinstance(text, str):
             raise ConfigurationError(f"a database URL is a str, not {shown(text)}")
         _check_text(text)
-        try:
-            parts = urlsplit(text)
-        except ValueError:  # its text has a piece of the URL, which may be of the password
-            raise ConfigurationError("the database URL cannot be read", hint=_PERCENT) from None
-        if not parts.scheme:
+        parts = _PARTS.fullmatch(text)
+        if parts is None:
+            raise ConfigurationError("the database URL cannot be read", hint=_PERCENT)
+        scheme, slashes, netloc, path, query = parts.groups(default="")
+        if not scheme:
             raise ConfigurationError("the database URL has no scheme", hint="Write sqlite:///file.db, for example")
-        if parts.path and not text[len(parts.scheme) :].startswith("://"):
-            scheme = parts.scheme
+        if path and not slashes:
             raise ConfigurationError(
                 f"the database URL has no // after {scheme}:",
                 hint=f"Write {scheme}:///name for a relative path, {scheme}:////name for an absolute one",
             )
-        user, password, hosts = _netloc(parts)
-        return cls(parts.scheme.lower(), user, password, hosts, _unquoted(parts.path), _options(parts.query))
+        user, password, hosts = _netloc(netloc)
+        return cls(scheme.lower(), user, password, hosts, _unquoted(path), _options(query))
 
     def __str__(self) -> str:
         """The URL with ``***`` for the password and the values of all options: who knows which of them are secret."""
@@ -109,21 +111,23 @@ class StoreURL:
 
 
 def _check_text(text: str) -> None:
-    """Refuse what `urlsplit` drops in silence, so that two different URLs would be one."""
+    """Refuse what others drop in silence, so that two different URLs would be one."""
     if "#" in text:
         raise ConfigurationError("the database URL holds a #, and no store has a fragment", hint="Write %23 for it")
     if _DROPPED.search(text):
         raise ConfigurationError("the database URL begins with a space or holds control characters", hint=_PERCENT)
 
 
-def _netloc(parts: SplitResult) -> tuple[str | None, str | None, tuple[tuple[str, int | None], ...]]:
-    credentials, at, hosts = parts.netloc.rpartition("@")
+def _netloc(netloc: str) -> tuple[str | None, str | None, tuple[tuple[str, int | None], ...]]:
+    credentials, at, hosts = netloc.rpartition("@")
     user, colon, password = credentials.partition(":")
     names = tuple(_host_port(part) for part in hosts.split(",") if part)
     return (_unquoted(user) if at else None), (_unquoted(password) if colon else None), names
 
 
 def _host_port(text: str) -> tuple[str, int | None]:
+    if not _HOST.fullmatch(text):
+        raise ConfigurationError("the database URL cannot be read: a host's brackets do not match", hint=_PERCENT)
     name, colon, port = text.rpartition(":")
     if not colon or port.endswith("]"):  # no port, or the end of [::1]
         name, port = text, ""
