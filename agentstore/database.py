@@ -261,7 +261,7 @@ def DefaultSessionStore(path: str | os.PathLike[str] | None = None) -> Database:
 
 
 def _identity(url: StoreURL) -> object:
-    if url.hosts:
+    if url.hosts or url.username is not None:  # a server, be it by a socket
         return url.secret
     if url.path.strip("/") in {"", ":memory:"}:
         return object()

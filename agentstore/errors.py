@@ -87,6 +87,9 @@ class QueueFullError(AgentstoreError):
 class ClosedError(AgentstoreError):
     """The Database was closed."""
 
+    def __init__(self, message: str = "this store was closed", *, hint: str = "Make a new one with db(...)") -> None:
+        super().__init__(message, hint=hint)
+
 
 class SchemaError(AgentstoreError):
     """The store was written by a newer version of agentstore."""

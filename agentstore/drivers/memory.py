@@ -253,7 +253,7 @@ class MemoryBackend:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError("this store was closed", hint="Make a new one with db(...)")
+            raise ClosedError
 
 
 def _seq(message: Message) -> int:

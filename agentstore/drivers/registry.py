@@ -75,9 +75,15 @@ def find(url: StoreURL) -> DriverSpec:
 
 
 def load(url: StoreURL, pool: PoolOptions) -> Backend:
-    """A backend for the URL, not opened yet."""
+    """A backend for the URL, not opened yet.
+
+    Raises:
+        ConfigurationError: As `find`; or its driver needs an object for each event loop, which it cannot have yet.
+    """
     module, _, name = find(url).factory.partition(":")
     backend: Backend = getattr(importlib.import_module(module), name)(url, pool)
+    if backend.loop_bound:
+        raise ConfigurationError(f"{url} has a driver that is bound to one event loop, which is not available yet")
     return backend
 
 

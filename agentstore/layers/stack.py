@@ -93,7 +93,7 @@ class Stacks:
         # No lock: a loop that waits here for another may be one that a blocking call keeps from going on.
         for backend in self.backends:
             if self._closed:
-                raise ClosedError("this Database was closed", hint="Make a new one with db(...)")
+                raise ClosedError("this Database was closed")
             await backend.aopen()
         self._opened, self._pid = True, os.getpid()
 

@@ -135,9 +135,9 @@ def _append(op: Append, here: Stored, written: dict[str, Written], now: datetime
         return [known[message.id] for message in op.messages]
 
     wipe = session is None and here.session is not None
+    ttl = op.ttl or (op.default_ttl if session is None else ttl_of(session))
     if session is None:
         session = Session(op.session_id, op.user_id, op.agent, created_at=now, updated_at=now, last_seq=here.last_seq)
-        session = touched(session, now, ttl=op.ttl or op.default_ttl)
         here.messages = known = {}
     metadata = check_metadata({**session.metadata, **op.metadata}) if op.metadata else session.metadata
     first = here.last_seq + 1
@@ -149,7 +149,7 @@ def _append(op: Append, here: Stored, written: dict[str, Written], now: datetime
         metadata=metadata,
         message_count=session.message_count + len(added),
         last_seq=here.last_seq,
-        ttl=op.ttl or ttl_of(session),
+        ttl=ttl,
     )
     known.update((message.id, message) for message in added)
 

@@ -140,4 +140,4 @@ class JSONBackend:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError("this store was closed", hint="Make a new one with db(...)")
+            raise ClosedError

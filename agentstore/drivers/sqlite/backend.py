@@ -152,7 +152,7 @@ class SQLiteBackend:
         if self._closed:
             for thread in threads:
                 thread.close_soon()
-            raise _closed()
+            raise ClosedError
         return threads[::-1]
 
     def _thread(self, connect: Callable[[Place, PoolOptions], sqlite3.Connection]) -> ConnectionThread:
@@ -160,7 +160,7 @@ class SQLiteBackend:
 
     def _open(self, thread: ConnectionThread | None) -> ConnectionThread:
         if self._closed or thread is None:
-            raise _closed()
+            raise ClosedError
         return thread
 
     def _threads(self) -> list[ConnectionThread]:
@@ -195,10 +195,6 @@ def _connected(
         return connect(place, pool)
     except RAISED as error:
         raise translated(error, place.path) from error
-
-
-def _closed() -> ClosedError:
-    return ClosedError("this store was closed", hint="Make a new one with db(...)")
 
 
 if TYPE_CHECKING:

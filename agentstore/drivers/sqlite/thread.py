@@ -118,7 +118,7 @@ class ConnectionThread:
         future = work.future  # which the work forgets when it has run
         with self._guard:
             if self._ending:  # behind the end nothing would ever be run
-                raise ClosedError("this store was closed", hint="Make a new one with db(...)")
+                raise ClosedError
             self._queue.put_nowait((None, work))
         return future
 
