@@ -4,6 +4,10 @@ No backend takes every ``str``: PostgreSQL refuses NUL, and UTF-8 has no lone su
 text: NUL, surrogates and U+001A itself are written as U+001A and four hex digits. U+001A is a control character, which
 JSON never leaves bare, so the same escape serves plain text and JSON, and text without those characters (nearly all)
 is stored as it is, readable by anyone.
+
+Escapes make a text up to six times as long, and backends have limits for a record (MongoDB 16 MB, MySQL's packets 16 MB
+by default) of which 8 MiB of text stay clear. So a long text that is escapes for the greater part is *packed*: U+001A,
+``z``, and base64 of what zlib makes of it.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import zlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +26,9 @@ _DIRTY = re.compile("[\x00\x1a\ud800-\udfff]")
 _ESCAPED = re.compile("\x1a([0-9a-f]{4})")
 _PARTS = _MARK + "["
 _BYTES = "b:"  # no JSON text starts with it
+_PACKED = _MARK + "z"
+_PACKED_PARTS = _MARK + _PACKED
+_LONG = 2**20  # characters: nobody reads a longer text of escapes
 
 _SHALLOWER = "Call from fewer levels of functions"
 
@@ -32,14 +40,30 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 def escape(text: str) -> str:
     """`text` without NUL, surrogates or bare U+001A."""
-    return _DIRTY.sub(lambda match: f"{_MARK}{ord(match[0]):04x}", text)
+    clean, count = _DIRTY.subn(lambda match: f"{_MARK}{ord(match[0]):04x}", text)
+    if len(clean) > _LONG and 4 * (count + clean.count("\\u")) + clean.count("\\") > len(clean) // 3:
+        return _PACKED + base64.b64encode(zlib.compress(clean.encode(), 1)).decode()
+    return clean
 
 
 def unescape(text: str) -> str:
-    """What `escape` was given."""
+    """What `escape` was given.
+
+    Raises:
+        CorruptRecordError: `text` is packed, and damaged.
+    """
     if _MARK not in text:
         return text
+    if text.startswith(_PACKED):
+        text = _unpacked(text[len(_PACKED) :])
     return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def _unpacked(packed: str) -> str:
+    try:
+        return zlib.decompress(base64.b64decode(packed)).decode()
+    except (ValueError, zlib.error) as error:
+        raise CorruptRecordError(f"a packed text cannot be unpacked: {error}") from error
 
 
 def dumps(value: Any) -> str:
@@ -73,7 +97,7 @@ def content_to_text(content: str | list[Any]) -> str:
 
 def content_from_text(text: str) -> str | list[Any]:
     """What `content_to_text` was given."""
-    if text.startswith(_PARTS):
+    if text.startswith((_PARTS, _PACKED_PARTS)):
         parts: list[Any] = loads(text[1:])
         return parts
     return unescape(text)

@@ -126,8 +126,12 @@ class Database(Conversations):
 
     def stats(self) -> Stats:
         """Figures about this Database since it was made."""
+        meter = self._calls.meter
         return Stats(
-            queue=self._stacks.queue_stats(), latencies=self._calls.meter.latencies(), errors=self._calls.meter.errors()
+            pools=tuple(pool for backend in self._stacks.backends for pool in backend.pools()),
+            queue=self._stacks.queue_stats(),
+            latencies=meter.latencies(),
+            errors=meter.errors(),
         )
 
     @property

@@ -8,8 +8,8 @@ A driver implements `ConversationStore` and `StateStore`, usually in one class; 
 - **One order.** Operations of a batch on one session or key take effect in the order given.
 - **Checked input.** Ids, sizes and JSON data were checked above (`agentstore.checks`): a driver relies on that.
 - **Own time.** A driver reads the clock that its writers share where there is one (a server's), else this process's.
-- **Any loop.** A store with ``loop_bound = False`` is one object used from any thread and loop at once; of a store
-  with ``loop_bound = True`` each event loop gets its own.
+- **Any loop.** A store is one object, used from any thread and event loop at once. What belongs to a loop, a
+  connection, comes from `agentstore.pool`, which keeps a pool for each.
 
 The rules that every driver applies (who may read, what an id that is there already means, what has expired) are
 functions of `agentstore.rules`.
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import timedelta
 
+    from .findings import Finding
     from .records import Message, Page, Session, StateItem
+    from .stats import PoolStats
 
 T = TypeVar("T")
 Outcome: TypeAlias = T | AgentstoreError
@@ -189,9 +191,6 @@ class Scan:
 class Store(Protocol):
     """What conversations and state have in common: a life and its limits."""
 
-    loop_bound: ClassVar[bool]
-    """Whether each event loop needs an object of its own."""
-
     lacks: ClassVar[Mapping[str, str]]
     """Guarantees that this backend cannot give, each with the reason. The contract suite and the docs show them."""
 
@@ -213,6 +212,12 @@ class Store(Protocol):
 
     def close_at_exit(self) -> None:
         """Let go without awaiting, when the interpreter ends: no thread can be started any more."""
+
+    def pools(self) -> Sequence[PoolStats]:
+        """Figures of its connection pools now; a store in this process has none."""
+
+    async def examine(self) -> list[Finding]:
+        """What an operator should know of the open store: server, version, schema, whatever weakens "commit"."""
 
 
 class ConversationStore(Store, Protocol):

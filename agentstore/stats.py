@@ -16,19 +16,25 @@ _LATEST = 1000
 
 @dataclass(frozen=True, slots=True)
 class PoolStats(Plain):
-    """One connection pool: what the drivers of servers will report.
+    """One connection pool: each event loop has its own.
 
     Attributes:
         url: Its backend, without password.
         size: Connections open now.
         in_use: Those at work.
         waiting: Callers in line for one.
+        waits: Callers so far who had to stand in line.
+        wait_mean: Seconds that they waited, on average.
+        wait_max: Seconds that the longest waited.
     """
 
     url: str
     size: int
     in_use: int
     waiting: int
+    waits: int = 0
+    wait_mean: float = 0.0
+    wait_max: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ class Stats(Plain):
     """What `Database.stats` gives.
 
     Attributes:
-        pools: One entry for each connection pool in use; empty, for no backend of today has pools.
+        pools: One entry for each connection pool in use; stores within this process have none.
         queue: The write queue.
         latencies: By call (``append``, ``messages``, ``set`` ...).
         errors: By class of error, how many calls ended with it.

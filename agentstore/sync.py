@@ -2,112 +2,31 @@
 
 The thread starts at the first blocking call and serves the whole process, from any thread and also from inside a
 running loop (a notebook cell): the caller blocks, the private loop works.
-
-It is a daemon, and so is every thread started from it, because the interpreter joins all others before ``atexit`` runs,
-and a loop that nobody stopped would hang it there. At exit `_PrivateLoop.stop` ends the loop in good order.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import functools
-import os
 import queue
 import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
+from .private_loop import PrivateLoop, lasting
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
     from concurrent.futures import Future
-
-    from anyio.from_thread import BlockingPortal
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class _PrivateLoop:
-    """An event loop on a daemon thread; started by whoever needs it first."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._portal: BlockingPortal | None = None
-        self._next: _PrivateLoop | None = None
-
-    def free(self) -> _PrivateLoop:
-        """This loop; or, for a caller on this loop itself, which it is about to block, a further one."""
-        with self._guard:
-            if self._thread is not threading.current_thread():
-                return self
-            self._next = self._next or _PrivateLoop()
-            return self._next
-
-    def portal(self) -> BlockingPortal:
-        """The way onto the loop."""
-        with self._guard:
-            return self._portal or self._start()
-
-    def _start(self) -> BlockingPortal:
-        ready = threading.Event()
-        thread = threading.Thread(target=self._run, args=(ready,), name="agentstore", daemon=True)
-        thread.start()
-        ready.wait()
-        if self._portal is None:
-            raise RuntimeError("the private event loop did not start")
-        self._thread = thread
-        # Now, not at import: what is registered later runs earlier, and no Database may be closed before.
-        atexit.register(self.stop)
-        return self._portal
-
-    def _run(self, ready: threading.Event) -> None:
-        from anyio.from_thread import BlockingPortal  # noqa: PLC0415  purely async programs never need it
-
-        # Not asyncio.run(): it ends by joining the default executor in a new thread, which cannot start at exit.
-        loop = asyncio.new_event_loop()
-        serving = loop.create_task(self._serve(BlockingPortal, ready))
-        try:
-            while not serving.done():
-                # A task that ends with one of these stops the loop as well; its owner has the error, others go on.
-                with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                    loop.run_until_complete(serving)
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        finally:
-            self._portal = None  # whatever ended it, the next call starts another
-            ready.set()
-            loop.close()
-
-    async def _serve(self, make: type[BlockingPortal], ready: threading.Event) -> None:
-        async with make() as portal:
-            self._portal = portal
-            ready.set()
-            await portal.sleep_until_stopped()
-
-    def stop(self) -> None:
-        """End the loop, cancelling what still runs there, and its thread."""
-        with self._guard:
-            portal, thread, further = self._portal, self._thread, self._next
-            self._portal = self._thread = self._next = None
-        if further is not None:
-            further.stop()
-        if portal is not None and thread is not None:
-            portal.start_task_soon(portal.stop, True)  # noqa: FBT003  anyio's signature
-            thread.join()
-
-    def forget(self) -> None:
-        """After a fork: the child has no such thread, and will start its own."""
-        self.__init__()  # type: ignore[misc]
-
-
-_private = _PrivateLoop()
-_current: ContextVar[_PrivateLoop] = ContextVar("_current", default=_private)
+_private = lasting("agentstore")
+_current: ContextVar[PrivateLoop] = ContextVar("_current", default=_private)
 """The private loop for which the code at hand runs, on it or on a thread of its."""
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_private.forget)
 
 
 class _Call(Generic[T]):

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from agentstore.database import DEFAULT_URL, db
+from agentstore.database import DEFAULT_URL, Database, db
 from agentstore.errors import AgentstoreError, SessionNotFoundError
 
 from . import chat as chatting
 from . import demo as demonstration
-from .hints import program
+from . import doctor as examination
+from .hints import chosen, program
 from .output import complain, counted, print_json, print_messages, print_sessions, say
 
 
@@ -51,6 +52,12 @@ _Db = Annotated[
 ]
 _User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Who asks: sees only what is theirs")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else")]
+
+
+def _to_look_into(database_url: str | None) -> Database:
+    """The Database; an empty one in memory where its file is not there, which looking must not make."""
+    wanted = db(database_url, "memory:")  # opens nothing, and state is not asked for
+    return db("memory:", "memory:") if examination.absent(chosen(database_url)) else wanted
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it so
@@ -102,6 +109,22 @@ def demo(
 
 
 @app.command()
+def doctor(
+    database_url: Annotated[
+        str | None,
+        typer.Argument(metavar="[URL]", help="[default: $AGENTSTORE_DATABASE_URL, else sqlite:///agentstore.db]"),
+    ] = None,
+    *,
+    as_json: _Json = False,
+) -> None:
+    """Examine a store: server, schema, durability, clock, rights; exit code 1 if it is unfit or out of reach.
+
+    A message and a key are written under names of their own, read, and deleted again.
+    """
+    examination.run(database_url, as_json=as_json)
+
+
+@app.command()
 def sessions(
     *,
     database_url: _Db = None,
@@ -112,7 +135,7 @@ def sessions(
     as_json: _Json = False,
 ) -> None:
     """List sessions, the latest active first."""
-    with db(database_url) as database:
+    with _to_look_into(database_url) as database:
         page = database.sync.sessions(user_id=user, agent=agent, limit=limit, cursor=cursor)
     if as_json:
         print_json(page.to_dict())
@@ -132,7 +155,7 @@ def show(
     as_json: _Json = False,
 ) -> None:
     """Show a session's messages."""
-    with db(database_url) as database:
+    with _to_look_into(database_url) as database:
         head = database.sync.session(session, user_id=user)
         if head is None:
             raise SessionNotFoundError(f"there is no session {session!r}", hint=f"{program()} sessions lists them")

@@ -1,4 +1,4 @@
-"""Commands to type next, as they work here."""
+"""What a command refers to: the store it takes, and commands to type next as they work here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from pathlib import Path
 
 from agentstore.database import DEFAULT_URL
 from agentstore.url import StoreURL
+
+
+def chosen(database_url: str | None) -> StoreURL:
+    """The URL that `db` takes when it is given this one."""
+    return StoreURL.parse(database_url or os.environ.get("AGENTSTORE_DATABASE_URL") or DEFAULT_URL)
 
 
 def chat_command(session_id: str, *, database_url: str | None, model: str | None, user: str | None) -> str:

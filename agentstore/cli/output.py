@@ -15,10 +15,11 @@ from agentstore.errors import ConfigurationError
 from agentstore.view import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from agentstore.errors import AgentstoreError
+    from agentstore.findings import Finding
     from agentstore.records import Message, Session
 
 # Controls (a terminal obeys them), marks that reverse the order of what follows, and what no encoding takes.
@@ -79,6 +80,17 @@ def print_sessions(sessions: Iterable[Session]) -> None:
         names = (session.id, session.user_id, session.agent, session.title)
         table.add_row(*map(_cell, names), str(session.message_count), _time(session.updated_at))
     _print(table)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print what a doctor found: a line each, and below them what to do."""
+    table = _table("", "what", "found")
+    for finding in findings:
+        table.add_row(finding.level, _cell(finding.subject), _cell(finding.value))
+    _print(table)
+    for finding in findings:
+        if finding.advice is not None:
+            say(f"{finding.level}, {finding.subject}: {finding.advice}")
 
 
 def _table(*columns: str) -> Table:

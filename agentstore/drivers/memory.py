@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from agentstore import rules
 from agentstore.errors import ClosedError, ConfigurationError, ConflictError
+from agentstore.findings import Finding
 from agentstore.protocol import SetItems
 from agentstore.records import Message, Page, Session, StateItem, copy_json, utcnow
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from agentstore.options import PoolOptions
     from agentstore.protocol import Append, Change, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
+    from agentstore.stats import PoolStats
     from agentstore.url import StoreURL
 
 
@@ -26,7 +28,6 @@ class MemoryBackend:
     One thread lock guards all; it is held for microseconds and never across an await.
     """
 
-    loop_bound: ClassVar[bool] = False
     lacks: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, url: StoreURL, pool: PoolOptions) -> None:
@@ -51,6 +52,17 @@ class MemoryBackend:
 
     def close_at_exit(self) -> None:
         self._closed = True
+
+    def pools(self) -> Sequence[PoolStats]:
+        return ()
+
+    async def examine(self) -> list[Finding]:
+        self._check_open()
+        advice = "All of it ends with this process: choose another URL to keep it"
+        return [
+            Finding("server", "memory of this process"),
+            Finding("durability", "none beyond this process", "warning", advice),
+        ]
 
     # --- conversations ---
 

@@ -39,20 +39,62 @@ _MEMORY = DriverSpec("agentstore.drivers.memory:MemoryBackend")
 _SQLITE = DriverSpec("agentstore.drivers.sqlite:SQLiteBackend", "aiosqlite")
 _JSON = DriverSpec("agentstore.drivers.json:JSONBackend", "aiofiles")
 
+_POSTGRESQL = DriverSpec(
+    "agentstore.drivers.postgresql:PostgreSQLBackend",
+    "asyncpg",
+    "postgres",
+    frozenset(
+        {
+            *("host", "port", "target_session_attrs", "sslmode", "sslrootcert", "sslcert", "sslkey"),
+            *("schema", "prepared", "application_name"),
+        }
+    ),
+)
+_MYSQL = DriverSpec(
+    "agentstore.drivers.mysql:MySQLBackend",
+    "aiomysql",
+    "mysql",
+    frozenset(["ssl-mode", "ssl-ca", "ssl-cert", "ssl-key", "get-server-public-key", "unix_socket", "pipelining"]),
+)
+_REDIS = DriverSpec(
+    "agentstore.drivers.redis:RedisBackend",
+    "redis",
+    "redis",
+    frozenset(
+        {"prefix", "db", "tls", "tls_ca", "tls_cert", "tls_key", "tls_verify", "sentinel_username", "sentinel_password"}
+    ),
+)
+_MONGODB = DriverSpec(
+    "agentstore.drivers.mongodb:MongoDBBackend",
+    "motor",
+    "mongodb",
+    frozenset(
+        {
+            *("appName", "authMechanism", "authMechanismProperties", "authSource", "directConnection"),
+            *("heartbeatFrequencyMS", "journal", "loadBalanced", "localThresholdMS", "readConcernLevel"),
+            *("readPreference", "replicaSet", "retryWrites", "srvMaxHosts", "srvServiceName", "tls"),
+            *("tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames", "tlsCAFile", "tlsCRLFile"),
+            *("tlsCertificateKeyFile", "tlsCertificateKeyFilePassword", "tlsDisableOCSPEndpointCheck", "tlsInsecure"),
+            "w",
+        }
+    ),
+)
+_CLICKHOUSE = DriverSpec(
+    "agentstore.drivers.clickhouse:ClickHouseBackend", "asynch", "clickhouse", frozenset({"ca_certs", "verify"})
+)
+
 _DRIVERS = {
     "memory": _MEMORY,
     "sqlite": _SQLITE,
     "sqlite+aiosqlite": _SQLITE,
     "json": _JSON,
     "file": _JSON,
+    **dict.fromkeys(("postgresql", "postgres", "postgresql+asyncpg"), _POSTGRESQL),
+    **dict.fromkeys(("mysql", "mariadb", "mysql+aiomysql"), _MYSQL),
+    **dict.fromkeys(("redis", "rediss", "redis+unix", "redis+cluster", "redis+sentinel"), _REDIS),
+    **dict.fromkeys(("mongodb", "mongodb+srv"), _MONGODB),
+    **dict.fromkeys(("clickhouse", "clickhouses"), _CLICKHOUSE),
 }
-
-# Known schemes whose drivers are still to be written.
-_NOT_YET = dict.fromkeys(("postgresql", "postgres", "postgresql+asyncpg"), "PostgreSQL")
-_NOT_YET |= dict.fromkeys(("mysql", "mariadb", "mysql+aiomysql"), "MySQL/MariaDB")
-_NOT_YET |= dict.fromkeys(("redis", "rediss", "redis+unix", "redis+cluster", "redis+sentinel"), "Redis")
-_NOT_YET |= dict.fromkeys(("mongodb", "mongodb+srv"), "MongoDB")
-_NOT_YET |= dict.fromkeys(("clickhouse", "clickhouses"), "ClickHouse")
 
 
 def find(url: StoreURL) -> DriverSpec:
@@ -63,7 +105,8 @@ def find(url: StoreURL) -> DriverSpec:
     """
     spec = _DRIVERS.get(url.scheme) or _from_other_packages(url.scheme)
     if spec is None:
-        raise ConfigurationError(*_unknown(url.scheme))
+        accepted = ", ".join(sorted(_DRIVERS))
+        raise ConfigurationError(f"no driver knows the URL scheme {url.scheme!r}; accepted: {accepted}")
     for name in url.options:
         if name not in spec.options:
             accepted = ", ".join(sorted(spec.options)) or "none"
@@ -78,12 +121,10 @@ def load(url: StoreURL, pool: PoolOptions) -> Backend:
     """A backend for the URL, not opened yet.
 
     Raises:
-        ConfigurationError: As `find`; or its driver needs an object for each event loop, which it cannot have yet.
+        ConfigurationError: As `find`.
     """
     module, _, name = find(url).factory.partition(":")
     backend: Backend = getattr(importlib.import_module(module), name)(url, pool)
-    if backend.loop_bound:
-        raise ConfigurationError(f"{url} has a driver that is bound to one event loop, which is not available yet")
     return backend
 
 
@@ -96,10 +137,3 @@ def _from_other_packages(scheme: str) -> DriverSpec | None:
             raise ConfigurationError(f"the entry point {entry.value!r} for {scheme!r} is no DriverSpec")
         return spec
     return None
-
-
-def _unknown(scheme: str) -> tuple[str]:
-    if scheme in _NOT_YET:
-        return (f"{_NOT_YET[scheme]} ({scheme}:) is not available yet; use sqlite, json, file or memory",)
-    accepted = ", ".join(sorted(_DRIVERS))
-    return (f"no driver knows the URL scheme {scheme!r}; accepted: {accepted}",)

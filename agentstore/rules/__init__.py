@@ -7,6 +7,7 @@ guarantees (order, once, ownership, expiry, versions) are spelt once for all bac
 from .listings import listing_key, make_cursor, page, prefix_end, read_cursor
 from .outcomes import each
 from .sessions import (
+    Numbering,
     Stored,
     Written,
     changed,
@@ -21,6 +22,7 @@ from .sessions import (
 from .state import StatePlan, named_keys
 
 __all__ = [
+    "Numbering",
     "StatePlan",
     "Stored",
     "Written",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agentstore.checks import check_metadata
 from agentstore.errors import AccessDeniedError, ConflictError, SessionNotFoundError
@@ -13,10 +14,21 @@ from agentstore.records import Message, Session
 from .outcomes import each
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime, timedelta
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from agentstore.protocol import Outcome
+
+
+MICROSECOND = timedelta(microseconds=1)
+
+Numbering: TypeAlias = "Callable[[int, int], Sequence[int]]"
+"""Gives the next so many numbers above the last one."""
+
+
+def counted(last: int, count: int) -> Sequence[int]:
+    """One after the other: how a backend numbers whose writers see one another."""
+    return range(last + 1, last + 1 + count)
 
 
 def is_live(expires_at: datetime | None, now: datetime) -> bool:
@@ -47,8 +59,12 @@ def visible(session: Session | None, user_id: str | None, now: datetime) -> Sess
 
 
 def touched(session: Session, now: datetime, **changes: Any) -> Session:
-    """The session after an activity: `updated_at` never steps back, and the expiry slides with it."""
-    updated_at = max(now, session.updated_at)
+    """The session after an activity: the expiry slides with it.
+
+    `updated_at` always rises, whatever the clock does: so it serves as the version of a session, by which a driver
+    without locks notices that another writer came first.
+    """
+    updated_at = max(now, session.updated_at + MICROSECOND)
     ttl: timedelta | None = changes.pop("ttl") if "ttl" in changes else ttl_of(session)
     return replace(session, updated_at=updated_at, expires_at=updated_at + ttl if ttl else None, **changes)
 
@@ -72,9 +88,10 @@ def changed(session: Session | None, change: Change, now: datetime) -> Session:
     return touched(current, now, **changes)
 
 
-def shortened(session: Session, removed: int, now: datetime) -> Session:
+def shortened(session: Session, removed: int, now: datetime, numbering: Numbering = counted) -> Session:
     """The session after a pop or clear of `removed` messages, which consumes a seq."""
-    return touched(session, now, message_count=session.message_count - removed, last_seq=session.last_seq + 1)
+    (last_seq,) = numbering(session.last_seq, 1)
+    return touched(session, now, message_count=session.message_count - removed, last_seq=last_seq)
 
 
 @dataclass(slots=True)
@@ -108,7 +125,7 @@ class Written:
 
 
 def plan_appends(
-    batch: Sequence[Append], stored: Mapping[str, Stored], now: datetime
+    batch: Sequence[Append], stored: Mapping[str, Stored], now: datetime, numbering: Numbering = counted
 ) -> tuple[list[Outcome[list[Message]]], dict[str, Written]]:
     """What a batch of appends comes to.
 
@@ -117,15 +134,18 @@ def plan_appends(
         stored: For each session id in the batch what is there, with the messages whose ids the batch names.
             It is used up: do not use it afterwards.
         now: The driver's time.
+        numbering: Gives the seqs.
 
     Returns:
         An outcome for each operation, and what to write for each session that changes.
     """
     written: dict[str, Written] = {}
-    return each(batch, lambda op: _append(op, stored[op.session_id], written, now)), written
+    return each(batch, lambda op: _append(op, stored[op.session_id], written, now, numbering)), written
 
 
-def _append(op: Append, here: Stored, written: dict[str, Written], now: datetime) -> list[Message]:
+def _append(
+    op: Append, here: Stored, written: dict[str, Written], now: datetime, numbering: Numbering
+) -> list[Message]:
     session = visible(here.session, op.user_id, now)
     known = here.messages if session else {}
     fresh = [message for message in op.messages if message.id not in known]
@@ -137,12 +157,15 @@ def _append(op: Append, here: Stored, written: dict[str, Written], now: datetime
     wipe = session is None and here.session is not None
     ttl = op.ttl or (op.default_ttl if session is None else ttl_of(session))
     if session is None:
-        session = Session(op.session_id, op.user_id, op.agent, created_at=now, updated_at=now, last_seq=here.last_seq)
+        before = now - MICROSECOND  # so that the append itself is what touches it now
+        session = Session(
+            op.session_id, op.user_id, op.agent, created_at=now, updated_at=before, last_seq=here.last_seq
+        )
         here.messages = known = {}
     metadata = check_metadata({**session.metadata, **op.metadata}) if op.metadata else session.metadata
-    first = here.last_seq + 1
-    added = [replace(message, seq=first + index) for index, message in enumerate(fresh)]
-    here.last_seq += len(added)
+    seqs = numbering(here.last_seq, len(fresh))
+    added = [replace(message, seq=seq) for message, seq in zip(fresh, seqs, strict=True)]
+    here.last_seq = seqs[-1] if added else here.last_seq
     here.session = session = touched(
         session,
         now,

@@ -11,7 +11,7 @@ from agentstore.protocol import DeleteKeys, Expire, Increment, SetItems, StateOp
 from agentstore.records import StateItem
 
 from .outcomes import each
-from .sessions import is_live
+from .sessions import Numbering, counted, is_live
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,12 +31,14 @@ class StatePlan:
             begin above it, so no version of a key comes twice.
         changed: The (namespace, key) to write, or to delete where `items` now has None.
         raised: The namespaces whose floor is to be written.
+        numbering: Gives the versions.
     """
 
     items: dict[tuple[str, str], StateItem | None]
     floors: dict[str, int]
     changed: set[tuple[str, str]] = field(default_factory=set)
     raised: set[str] = field(default_factory=set)
+    numbering: Numbering = counted
 
     def apply(self, batch: Sequence[StateOp], now: datetime) -> list[Outcome[int]]:
         """Apply the operations in order; an outcome for each."""
@@ -70,7 +72,7 @@ class StatePlan:
 
     def _put(self, namespace: str, key: str, value: Any, expires_at: datetime | None) -> int:
         old = self.items[namespace, key]
-        version = (old.version if old else self.floors.get(namespace, 0)) + 1
+        (version,) = self.numbering(old.version if old else self.floors.get(namespace, 0), 1)
         self.items[namespace, key] = StateItem(key, value, version, expires_at)
         self.changed.add((namespace, key))
         return version

@@ -21,8 +21,8 @@ try:
 except ImportError as error:
     raise ImportError("agentstore.testing needs pytest and hypothesis: pip install 'agentstore[testing]'") from error
 
-_PARTS = ("appends", "common", "concurrency", "expiry", "ids", "model", "ownership", "processes", "reads", "scopes")
-pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in (*_PARTS, "sessions", "state")))
+_PARTS = ("appends", "common", "concurrency", "expiry", "ids", "model", "operations", "ownership", "processes", "reads")
+pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in (*_PARTS, "scopes", "sessions", "state")))
 
 from .appends import AppendContract  # noqa: E402  after the rewriting of its assertions was asked for
 from .common import GUARANTEES  # noqa: E402
@@ -30,6 +30,7 @@ from .concurrency import CancellationContract, LoopContract  # noqa: E402
 from .expiry import ExpiryContract  # noqa: E402
 from .ids import IdContract, TextContract  # noqa: E402
 from .model import ModelContract  # noqa: E402
+from .operations import OperationContract  # noqa: E402
 from .ownership import OwnershipContract  # noqa: E402
 from .processes import ProcessContract  # noqa: E402
 from .reads import ReadContract  # noqa: E402
@@ -52,6 +53,7 @@ class StoreContract(
     ScopeContract,
     CancellationContract,
     LoopContract,
+    OperationContract,
     ModelContract,
 ):
     """All that one process can see of a store."""

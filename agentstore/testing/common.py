@@ -39,6 +39,9 @@ GUARANTEES = {
     "pop between processes": "the same, when the callers are several processes",
     "if_version between processes": "the same, when the writers are several processes",
     "increment between processes": "the same, when the callers are several processes",
+    "once between processes": (
+        "of one id appended by several processes at the same moment, one is stored, and all are told so"
+    ),
 }
 """What a driver may declare in ``lacks``; everything else is not optional."""
 

@@ -215,6 +215,22 @@ class LoopContract(Contract):
             assert database.sync.state.scope("a").set("k", 1) >= 1
             assert seqs(database.sync.pop("s")) == seqs(stored[1:])
 
+    async def test_a_blocking_call_while_the_loop_has_writes_in_flight(self, database: Database) -> None:
+        # The call blocks this loop, so nothing that it waits for may wait for this loop: no lock held over an await.
+        for step in range(20):
+            tasks = [
+                asyncio.create_task(database.append("s", say(f"async {step}"))),
+                asyncio.create_task(database.state.increment("n")),
+                asyncio.create_task(database.update_session("s", title=f"{step}")) if step else None,
+            ]
+            await asyncio.sleep(step / 4000)  # to stop at another point of their way each time
+            database.sync.append("s", say(f"blocking {step}"))
+            database.sync.state.increment("n")
+            await asyncio.gather(*filter(None, tasks))
+        said = await contents(database)
+        assert sorted(said) == sorted(f"{kind} {step}" for kind in ("async", "blocking") for step in range(20))
+        assert await database.state.get("n") == 40
+
     async def test_a_closed_database(self, database: Database) -> None:
         await database.append("s", say())
         await database.ping()

@@ -139,6 +139,7 @@ class ProcessContract(Contract):
             assert session is not None
             assert (session.message_count, session.last_seq) == (4 * 48, messages[-1].seq)
 
+    @guarantee("once between processes")
     async def test_four_processes_retry_one_another(self, database_url: str) -> None:
         answers = await together(database_url, "retry", 20)
         async with db(database_url) as database:

@@ -77,6 +77,15 @@ def test_no_sessions():
     assert json.loads(run("sessions", "--db", URL, "--json").stdout) == {"items": [], "next_cursor": None}
 
 
+@pytest.mark.parametrize("url", [URL, "json:///talks"])
+def test_looking_makes_no_file(folder, url):
+    assert run("sessions", "--db", url).stdout == "There are none.\n"
+    result = run("show", "s", "--db", url)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "there is no session 's'" in result.stderr
+    assert list(folder.iterdir()) == []
+
+
 # --- show ---
 
 
@@ -136,12 +145,12 @@ def test_stored_text_is_not_obeyed(command):
         (["show", "x" * 256, "--db", URL], 1, "256 characters"),
         (["sessions", "--db", URL, "--cursor", "?"], 1, "cursor"),
         (["sessions", "--db", "nosql://u:hunter2@h/x"], 2, "nosql"),
-        (["sessions", "--db", "postgresql://u:hunter2@h/x"], 2, "PostgreSQL"),
+        (["sessions", "--db", "postgresql://u:hunter2@h/x?colour=red"], 2, "unknown option 'colour'"),
         (["sessions", "--db", "u:hunter2@h"], 2, "the database URL has no"),
         (["sessions", "--db", f"{URL}?password=hunter2"], 2, "unknown option 'password'"),
         (["chat", "--db", URL], 2, "OPENAI_API_KEY"),
         (["chat", "--db", URL, "--model", "parrot"], 2, "no model is called 'parrot'"),
-        (["demo", "--db", "redis://u:hunter2@h"], 2, "Redis"),
+        (["demo", "--db", "redis://u:hunter2@h?colour=red"], 2, "unknown option 'colour'"),
         (["show", "--db", URL], 2, "SESSION"),
         (["sessions", "--limit", "0"], 2, "--limit"),
         (["fly"], 2, "fly"),

@@ -5,7 +5,9 @@ import dataclasses
 
 from agentstore.drivers.memory import MemoryBackend
 from agentstore.errors import AgentstoreError
+from agentstore.findings import Finding
 from agentstore.records import utcnow
+from agentstore.stats import PoolStats
 
 
 class Honest(MemoryBackend):
@@ -259,6 +261,21 @@ class BindsToItsFirstLoop(MemoryBackend):
         if asyncio.get_running_loop() is not self.loop:
             raise RuntimeError("attached to a different loop")
         return await super().append(batch)
+
+
+class CallsItselfUnfit(MemoryBackend):
+    async def examine(self):
+        return [*await super().examine(), Finding("author", "defective", "unfit", "Write another")]
+
+
+class KeepsItsAdviceToItself(MemoryBackend):
+    async def examine(self):
+        return [dataclasses.replace(finding, advice=None) for finding in await super().examine()]
+
+
+class ShowsPoolsOfTheClosed(MemoryBackend):
+    def pools(self):
+        return (PoolStats("memory:", size=1, in_use=0, waiting=0),)
 
 
 def _trimmed(op):

@@ -9,7 +9,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = {
     "quickstart.py": (["The session holds 2 messages."], ["Hello", "The session holds 4 messages."]),
     "session_resume.py": (["Your name is Alice."], ["Your name is Alice."]),
@@ -35,7 +35,7 @@ def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(900)  # one of them runs the whole contract
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_document_runs(document, tmp_path):
     result = run(tmp_path, HERE / "run_document.py", document)
     assert result.returncode == 0, result.stderr
@@ -46,7 +46,7 @@ BROKEN = {
     "a name that is not there": "```python\nfrom agentstore import Agnet\n```",
     "another output": "```python\nprint(1 + 1)  # 3\n```",
     "outputs in another order": "```python\nprint(1)  # 1\nprint(2)  # 2\nprint(1)  # 2\n```",
-    "an exception": "```python\nimport agentstore\n\nagentstore.db('postgresql://h/x')\n```",
+    "an exception": "```python\nimport agentstore\n\nagentstore.db('nosql://h/x')\n```",
     "a later snippet": "```python\nx = 1\n```\n\n```python\nassert x == 2\n```",
     "an option that is not there": "```console\n$ agentstore sessions --colour\n```",
     "another answer": "```console\n$ echo Hi | agentstore chat\nBye\n```",

@@ -10,7 +10,6 @@ import pytest
 
 from agentstore import ConfigurationError, DefaultSessionStore, PoolOptions, QueueOptions, RetryOptions, db
 from agentstore.database import _identity
-from agentstore.drivers.memory import MemoryBackend
 from agentstore.url import StoreURL
 
 pytestmark = pytest.mark.anyio
@@ -152,12 +151,6 @@ async def test_one_store_twice_is_one_identity(tmp_path):
     assert db(f"json:///{tmp_path}/f").identity == db(f"file:///{tmp_path}/f").identity
     assert db("memory:").identity != db("memory:").identity
     assert db("sqlite://").identity != db("sqlite:///:memory:").identity
-
-
-def test_a_driver_bound_to_its_loop_is_refused_rather_than_shared(monkeypatch):
-    monkeypatch.setattr(MemoryBackend, "loop_bound", True)
-    with pytest.raises(ConfigurationError, match="bound to one event loop"):
-        db("memory:")
 
 
 def test_a_server_behind_a_socket_has_an_identity():

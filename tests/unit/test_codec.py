@@ -76,3 +76,25 @@ def test_json_too_deep_for_the_stack_is_told_as_such():
         deep = [deep]
     with pytest.raises(InvalidInputError, match="too deeply for this stack"):
         codec.dumps(deep)
+
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize("unit", ["\x00", "\ud83d", "\x01\x1f", "\n", '"', "\\"])
+def test_what_escapes_would_blow_up_is_packed(unit):
+    text = unit * (2 * MIB // len(unit.encode(errors="surrogatepass")))
+    for stored, back in (
+        (codec.content_to_text(text), codec.content_from_text),
+        (codec.content_to_text([text]), lambda stored: codec.content_from_text(stored)[0]),
+        (codec.dumps({"k": text}), lambda stored: codec.loads(stored)["k"]),
+    ):
+        assert clean(stored)
+        assert len(stored.encode()) < 2.5 * MIB
+        assert back(stored) == text
+
+
+def test_a_damaged_packed_text_is_corrupt():
+    stored = codec.content_to_text("\x00" * MIB)
+    with pytest.raises(CorruptRecordError, match="unpacked"):
+        codec.content_from_text(stored[:-100])

@@ -14,6 +14,7 @@ from agentstore.concurrency import DaemonExecutor, uncancelled
 from agentstore.errors import ClosedError, ConfigurationError
 
 from .conversations import Conversations
+from .examine import examine
 from .failures import DAMAGED, code_of, translated
 from .folder import Folder
 from .state import State
@@ -21,9 +22,11 @@ from .state import State
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from agentstore.findings import Finding
     from agentstore.options import PoolOptions
     from agentstore.protocol import Append, Change, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
     from agentstore.records import Message, Page, Session, StateItem
+    from agentstore.stats import PoolStats
     from agentstore.url import StoreURL
 
 P = ParamSpec("P")
@@ -37,7 +40,6 @@ class JSONBackend:
     changing what they read.
     """
 
-    loop_bound: ClassVar[bool] = False
     lacks: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, url: StoreURL, pool: PoolOptions) -> None:
@@ -66,6 +68,12 @@ class JSONBackend:
         self._writer.shutdown()
         self._readers.shutdown()
         self._folder.close()
+
+    def pools(self) -> Sequence[PoolStats]:
+        return ()
+
+    async def examine(self) -> list[Finding]:
+        return await self._write(examine, self._folder)
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
         return await self._write(self._conversations.append, batch)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 1
+FORMAT = 1
 _POLL = 0.002  # seconds between looks at a lock that another process holds
 _SYNCS_AT_ONCE = 32  # threads: 16 to 64 measure alike
 
@@ -34,8 +34,8 @@ class Logs(Protocol):
 
     place: Path
 
-    def refresh_all(self, connection: sqlite3.Connection) -> None:
-        """Make the index agree with all logs of this kind."""
+    def refresh_all(self, connection: sqlite3.Connection) -> list[str]:
+        """Make the index agree with all logs of this kind; the files that cannot be read."""
 
 
 class Folder:
@@ -106,35 +106,35 @@ class Folder:
                 left.unlink()
         try:
             connection = self._index.prepared()
-            self._compare(connection)
+            self.compare(connection)
         except sqlite3.DatabaseError as error:
             if code_of(error) not in DAMAGED:
                 raise
             self._index.discard()
             connection = self._index.prepared()
-            self._compare(connection)
+            self.compare(connection)
         self._index.accept()
         return connection
 
-    def _compare(self, connection: sqlite3.Connection) -> None:
+    def compare(self, connection: sqlite3.Connection) -> list[str]:
+        """Make the index agree with all logs; the files that cannot be read. The caller is `writing`."""
         with transaction(connection, durable=True):
-            for logs in self.kinds:
-                logs.refresh_all(connection)
+            return [name for logs in self.kinds for name in logs.refresh_all(connection)]
 
     def _check_format(self) -> None:
         path = self.path / "agentstore.json"
         if not path.exists():
-            replace_file(path, json.dumps({"format": _FORMAT}).encode() + b"\n")
+            replace_file(path, json.dumps({"format": FORMAT}).encode() + b"\n")
             return
         try:
             found = json.loads(path.read_bytes())["format"]
         except (ValueError, TypeError, KeyError) as error:
             raise CorruptRecordError(
-                f"{path} cannot be read: {error}", hint=f'It should hold {{"format": {_FORMAT}}}'
+                f"{path} cannot be read: {error}", hint=f'It should hold {{"format": {FORMAT}}}'
             ) from error
-        if found != _FORMAT:
+        if found != FORMAT:
             raise SchemaError(
-                f"{self.path} has format {found!r}; this version of agentstore knows format {_FORMAT}",
+                f"{self.path} has format {found!r}; this version of agentstore knows format {FORMAT}",
                 hint="Install a newer agentstore",
             )
 

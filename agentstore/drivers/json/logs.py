@@ -154,8 +154,12 @@ class LogKind(ABC, Generic[K]):
 
     # --- keeping up ---
 
-    def refresh_all(self, connection: sqlite3.Connection) -> None:
-        """Make the index agree with all logs, in the caller's transaction. What cannot be read is logged and left."""
+    def refresh_all(self, connection: sqlite3.Connection) -> list[str]:
+        """Make the index agree with all logs, in the caller's transaction. What cannot be read is logged and left.
+
+        Returns:
+            The files left out.
+        """
         with os.scandir(self.place) as entries:
             found = {e.name: stamp(os.stat(e.path)) for e in entries if e.name.endswith(SUFFIX)}  # noqa: PTH116  fast
         differ: list[tuple[Path, str | None]] = []
@@ -163,6 +167,7 @@ class LogKind(ABC, Generic[K]):
             if found.pop(file_name(name), None) != (inode, size):
                 differ.append((self.path(name), name))
         differ += [(self.place / unknown, None) for unknown in found]
+        left_out: list[str] = []
         for path, id_ in differ:
             connection.execute("SAVEPOINT log")
             try:
@@ -170,7 +175,9 @@ class LogKind(ABC, Generic[K]):
             except (CorruptRecordError, OSError) as error:
                 connection.execute("ROLLBACK TO log")
                 _log.error("%s is left out: %s", path, error)
+                left_out.append(path.name)
             connection.execute("RELEASE log")
+        return left_out
 
     def _refresh(self, connection: sqlite3.Connection, path: Path, before: K | None) -> None:
         """Read what the index has not seen of a log, all of it if need be, and cut off a torn end."""

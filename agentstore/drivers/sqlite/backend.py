@@ -12,6 +12,7 @@ from agentstore.errors import ClosedError
 
 from . import conversations, opening, state
 from .errors import RAISED, translated
+from .examine import examine
 from .place import MEMORY, Place
 from .thread import ConnectionThread
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Mapping, Sequence
 
+    from agentstore.findings import Finding
     from agentstore.options import PoolOptions
     from agentstore.protocol import (
         Append,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         StateOp,
     )
     from agentstore.records import Message, Page, Session, StateItem
+    from agentstore.stats import PoolStats
     from agentstore.url import StoreURL
 
 T = TypeVar("T")
@@ -48,7 +51,6 @@ class SQLiteBackend:
     by a caller who is cancelled; a cancelled read is left behind.
     """
 
-    loop_bound: ClassVar[bool] = False
     lacks: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, url: StoreURL, pool: PoolOptions) -> None:
@@ -85,6 +87,15 @@ class SQLiteBackend:
             thread.close_soon()
         for thread in threads:
             thread.join(_EXIT_PATIENCE)
+
+    def pools(self) -> Sequence[PoolStats]:
+        return ()
+
+    async def examine(self) -> list[Finding]:
+        def look(connection: sqlite3.Connection) -> list[Finding]:
+            return examine(connection, self._place)
+
+        return await self._open(self._writer).run(partial(_transaction, _READ, look, self._place))
 
     # --- conversations ---
 

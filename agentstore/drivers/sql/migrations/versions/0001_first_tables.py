@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from agentstore.drivers.sql.schema import ID, LONG_TEXT
+from agentstore.drivers.sql.schema import ID, LONG_TEXT, OPTIONS
 
 revision = "0001"
 down_revision = None
@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.BigInteger),
         sa.Column("parent_id", ID),
         sa.PrimaryKeyConstraint("session_id", name="agentstore_sessions_pk"),
+        **OPTIONS,
     )
     op.create_index("agentstore_sessions_by_time", "agentstore_sessions", ["updated_at", "session_id"])
     op.create_index("agentstore_sessions_by_user", "agentstore_sessions", ["user_id", "updated_at"])
@@ -45,6 +46,7 @@ def upgrade() -> None:
         sa.Column("run_id", ID),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("session_id", "seq", name="agentstore_messages_pk"),
+        **OPTIONS,
     )
     op.create_index("agentstore_messages_by_id", "agentstore_messages", ["id_key"])
     op.create_table(
@@ -55,10 +57,12 @@ def upgrade() -> None:
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger),
         sa.PrimaryKeyConstraint("namespace", "key", name="agentstore_state_pk"),
+        **OPTIONS,
     )
     op.create_table(
         "agentstore_state_floors",
         sa.Column("namespace", ID, nullable=False),
         sa.Column("floor", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("namespace", name="agentstore_state_floors_pk"),
+        **OPTIONS,
     )

@@ -1,0 +1,34 @@
+"""Emptying the rows of messages that are gone, so that the next merge drops what they held."""
+# ruff: noqa: S608  statements are made of constants and of what `literals` has written
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .literals import literal
+from .schema import ID, KEY, MESSAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .heads import Known
+    from .link import Link
+
+_TOGETHER = 50  # sessions in a statement
+
+
+async def clean(link: Link, sessions: Sequence[Known]) -> None:
+    """Replace what the log still holds of messages up to each session's `last_seq`, as it was read.
+
+    No reader sees them any more, so this need not happen at once with anything, and may be done again.
+    """
+    for at in range(0, len(sessions), _TOGETHER):
+        condition = " OR ".join(
+            f"(kind IN ({MESSAGE}, {ID}) AND session_id = {literal(known.session_id)} AND seq <= {known.last_seq})"
+            for known in sessions[at : at + _TOGETHER]
+        )
+        await link.select(
+            f"INSERT INTO agentstore_log ({KEY}, seq, version, deleted)"
+            f" SELECT {KEY}, any(seq), max(version) + 1, 1"
+            f" FROM agentstore_log WHERE {condition} GROUP BY {KEY} HAVING argMax(deleted, version) = 0"
+        )

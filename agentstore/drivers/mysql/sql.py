@@ -1,0 +1,135 @@
+"""The statements that several modules share.
+
+The indexes are named: a plan made when a table was small would read, and lock, all of it.
+"""
+# ruff: noqa: S608  statements are made of constants and of what `literals` has written
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from agentstore.drivers.sql import rows
+
+from .literals import literal, values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from agentstore.records import Message, Session
+
+    from .transaction import Wire
+    from .wire import Row
+
+SLACK = 1024
+"""Bytes of a packet that are left free, for its header among other things."""
+
+BEGIN, COMMIT = "START TRANSACTION", "COMMIT"
+
+CLOCK = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
+"""The server's time as rows hold it: whole microseconds since 1970, whatever time zone it lives in."""
+
+NOW = f"SELECT {CLOCK}"
+
+TABLES = (
+    "SELECT table_name, engine, table_collation FROM information_schema.tables"
+    " WHERE table_schema = DATABASE() AND LEFT(table_name, 11) = 'agentstore_'"
+)
+
+LIVE = f"(expires_at IS NULL OR expires_at > {CLOCK})"
+
+SESSION, MESSAGE = rows.SESSION.split(", "), rows.MESSAGE.split(", ")
+
+_CHANGING = ("session_id", "updated_at", "message_count", "last_seq", "expires_at")  # with every append
+
+
+def instead(names: Iterable[str]) -> str:
+    """For a row that is there already.
+
+    VALUES() is what both products understand: MariaDB knows no alias for the new row, which MySQL would rather see.
+    """
+    return " ON DUPLICATE KEY UPDATE " + ", ".join(f"{name} = VALUES({name})" for name in names)
+
+
+Version: TypeAlias = tuple[str, int, int]
+"""Session id, last seq and `updated_at` of a row: one of them changes with whatever is done to the session."""
+
+_NEVER = -1  # for the updated_at of a tombstone: NULL compares with nothing
+_LAST_SEQ, _UPDATED_AT = SESSION.index("last_seq"), SESSION.index("updated_at")
+_PUT_HEADS = f"INSERT INTO agentstore_sessions ({rows.SESSION}) VALUES "
+_REPLACING = instead(SESSION[1:])
+_TOUCH = f"INSERT INTO agentstore_sessions ({', '.join(_CHANGING)}) VALUES "
+_TOUCHING = instead(_CHANGING[1:])
+_TOUCHED = [SESSION.index(name) for name in _CHANGING]
+_PUT_MESSAGES = f"INSERT INTO agentstore_messages ({rows.NEW_MESSAGE}) VALUES "
+
+
+def heads(session_ids: Iterable[str], more: str = "") -> str:
+    """Selects sessions, and tombstones, with what `more` adds to each."""
+    return (
+        f"SELECT {rows.SESSION}{more} FROM agentstore_sessions FORCE INDEX (PRIMARY)"
+        f" WHERE session_id IN {values(sorted(session_ids))}"
+    )
+
+
+def version(row: Row) -> Version:
+    """That of a row of `heads`."""
+    return row[0], row[_LAST_SEQ], _NEVER if row[_UPDATED_AT] is None else row[_UPDATED_AT]
+
+
+def unchanged(versions: Sequence[Version]) -> str:
+    """Locks rows that were found in these versions; fails if one has another by now.
+
+    Nothing but an error stops what follows in a packet: here a NULL where none may be, in strict mode.
+    """
+    return (
+        "UPDATE agentstore_sessions FORCE INDEX (PRIMARY) SET last_seq ="
+        f" IF((session_id, last_seq, COALESCE(updated_at, {_NEVER})) IN ({','.join(map(values, versions))}),"
+        f" last_seq, NULL) WHERE session_id IN {values(version[0] for version in versions)}"
+    )
+
+
+def locked(session_ids: Iterable[str]) -> str:
+    """`heads`, locked until the transaction ends, in the order of the ids."""
+    return heads(session_ids) + " FOR UPDATE"
+
+
+def create_heads(wire: Wire, sessions: Iterable[Session]) -> Iterator[bytes]:
+    """For ids of which no row is there. If there is one by now, the statement fails."""
+    found = sorted(sessions, key=lambda session: session.id)
+    return wire.inserts(_PUT_HEADS, (values(rows.session_row(session)) for session in found))
+
+
+def replace_heads(wire: Wire, sessions: Iterable[Session]) -> Iterator[bytes]:
+    """For rows that are locked."""
+    return wire.inserts(_PUT_HEADS, (values(rows.session_row(session)) for session in sessions), _REPLACING)
+
+
+def touch_heads(wire: Wire, sessions: Iterable[Session]) -> Iterator[bytes]:
+    """`replace_heads` for sessions of which only times, count and last seq have changed."""
+    changed = (rows.session_row(session) for session in sessions)
+    return wire.inserts(_TOUCH, (values([row[at] for at in _TOUCHED]) for row in changed), _TOUCHING)
+
+
+def put_messages(wire: Wire, added: Iterable[tuple[str, Message]]) -> Iterator[bytes]:
+    """Adds messages to sessions whose rows are locked."""
+    return wire.inserts(_PUT_MESSAGES, (values(rows.message_row(*item)) for item in added))
+
+
+def between(session_id: str, above: int | None, below: int | None) -> str:
+    """The condition for messages of a session with seqs between bounds, both exclusive."""
+    condition = f"session_id = {literal(session_id)}"
+    if above is not None:
+        condition += f" AND seq > {bounded(above)}"
+    if below is not None:
+        condition += f" AND seq < {bounded(below)}"
+    return condition
+
+
+def drop(session_ids: Sequence[str]) -> str:
+    """Removes all messages of sessions."""
+    return f"DELETE FROM agentstore_messages WHERE session_id IN {values(session_ids)}"
+
+
+def bounded(number: int) -> int:
+    """The nearest int that a BIGINT takes: bounds and limits may be any."""
+    return max(-(2**63), min(number, 2**63 - 1))

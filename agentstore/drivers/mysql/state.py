@@ -1,0 +1,158 @@
+"""The state. A namespace's floor is the lock of those who write there."""
+# ruff: noqa: S608  statements are made of constants and of what `literals` has written
+
+from __future__ import annotations
+
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from pymysql.err import IntegrityError
+
+from agentstore import codec, rules
+from agentstore.drivers.sql import rows
+from agentstore.protocol import DeleteKeys, SetItems
+
+from . import sql
+from .literals import literal, values
+from .transaction import RacedError, item_of
+from .wire import answered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from agentstore.protocol import GetItems, Outcome, Scan, StateOp
+    from agentstore.records import StateItem
+
+    from .transaction import Wire
+    from .wire import Row
+
+_ITEM = "`key`, value, version, expires_at"
+_FROM = " FROM agentstore_state FORCE INDEX (PRIMARY) WHERE "
+_BLIND = (  # what setting and deleting need: an item that cannot be read can be replaced and removed
+    f"`key`, 'null', version, CASE WHEN expires_at BETWEEN {rows.FIRST_MICRO} AND {rows.LAST_MICRO} THEN expires_at END"
+)
+_PUT = f"INSERT INTO agentstore_state (namespace, {_ITEM}) VALUES "
+_PUT_FLOORS = "INSERT INTO agentstore_state_floors (namespace, floor) VALUES "
+
+
+async def get_items(wire: Wire, batch: Sequence[GetItems]) -> list[Outcome[dict[str, StateItem]]]:
+    """All keys by the primary key."""
+    names = sorted({(op.namespace, key) for op in batch for key in op.keys})
+    by_name = {}
+    if names:
+        (found,) = await wire.send(f"SELECT namespace, {_ITEM}, {sql.CLOCK}{_FROM}{_named(names)}")
+        by_name = {row[:2]: row for row in found}
+
+    def answer(op: GetItems) -> dict[str, StateItem]:
+        asked = ((key, by_name.get((op.namespace, key))) for key in op.keys)
+        return {key: item for key, row in asked if row is not None and (item := _live(row))}
+
+    return rules.each(batch, answer)
+
+
+def _live(row: Row) -> StateItem | None:
+    item = item_of(row[1:-1])
+    return item if rules.is_live(item.expires_at, codec.from_micros(row[-1])) else None
+
+
+async def scan(wire: Wire, op: Scan) -> list[StateItem]:
+    """A range scan of the primary key: bytes of UTF-8 have the order of codepoints."""
+    conditions = [f"namespace = {literal(op.namespace)}", sql.LIVE]
+    for condition, bound in (
+        ("`key` >= ", op.prefix or None),
+        ("`key` < ", rules.prefix_end(op.prefix)),
+        ("`key` < " if op.reverse else "`key` > ", op.after),
+    ):
+        if bound is not None:
+            conditions.append(condition + literal(bound))
+    direction = "DESC" if op.reverse else "ASC"
+    limit = "" if op.limit is None else f" LIMIT {sql.bounded(op.limit)}"
+    (found,) = await wire.send(f"SELECT {_ITEM}{_FROM}{' AND '.join(conditions)} ORDER BY `key` {direction}{limit}")
+    return [item_of(row) for row in found]
+
+
+async def write_items(wire: Wire, batch: Sequence[StateOp]) -> list[Outcome[int]]:
+    """Plan against what is there, then write what the plan says."""
+    blind = all(isinstance(op, (SetItems, DeleteKeys)) for op in batch)
+    names = rules.named_keys(batch)
+    if not names:
+        return rules.StatePlan({}, {}).apply(batch, codec.from_micros(0))
+    namespaces = sorted({namespace for namespace, _ in names})
+    _, floors, found, clock = await wire.send(
+        sql.BEGIN,
+        _locked(namespaces),
+        f"SELECT namespace, {_BLIND if blind else _ITEM}{_FROM}{_named(names)}",
+        sql.NOW,
+    )
+    there = dict(floors)
+    plan = rules.StatePlan(dict.fromkeys(names), dict.fromkeys(namespaces, 0) | there)
+    plan.items.update((row[:2], item_of(row[1:])) for row in found)
+    outcomes = plan.apply(batch, codec.from_micros(clock[0][0]))
+    if plan.changed:
+        await _keep(wire, plan, [namespace for namespace in namespaces if namespace not in there])
+    return outcomes
+
+
+async def _keep(wire: Wire, plan: rules.StatePlan, missing: Sequence[str]) -> None:
+    created = list(_floors(wire, [(namespace, plan.floors[namespace]) for namespace in missing]))
+    raised = [(namespace, plan.floors[namespace]) for namespace in plan.raised.difference(missing)]
+    removed = sorted(name for name in plan.changed if plan.items[name] is None)
+    put = (
+        values((*name, codec.value_to_text(item.value), item.version, rows.micros(item.expires_at)))
+        for name in sorted(plan.changed)
+        if (item := plan.items[name]) is not None
+    )
+    try:
+        await wire.send(
+            *created,
+            *_floors(wire, raised, sql.instead(["floor"])),
+            *([f"DELETE FROM agentstore_state WHERE {_named(removed)}"] if removed else []),
+            *wire.inserts(_PUT, put, sql.instead(["value", "version", "expires_at"])),
+            sql.COMMIT,
+        )
+    except IntegrityError as error:
+        if answered(error) < len(created):
+            raise RacedError from error
+        raise
+
+
+async def expired(wire: Wire) -> list[str]:
+    """The namespaces with expired keys."""
+    (found,) = await wire.send(f"SELECT DISTINCT namespace FROM agentstore_state WHERE expires_at <= {sql.CLOCK}")
+    return sorted(row[0] for row in found)
+
+
+async def purge(namespace: str, wire: Wire) -> int:
+    """Remove the expired keys of a namespace, their versions staying used."""
+    _, _, ((now,),) = await wire.send(sql.BEGIN, _locked([namespace]), sql.NOW)
+    condition = f"namespace = {literal(namespace)} AND expires_at <= {now}"
+    _, removed, _ = await wire.send(
+        "UPDATE agentstore_state_floors SET floor = GREATEST(floor,"
+        f" COALESCE((SELECT MAX(version) FROM agentstore_state WHERE {condition}), 0))"
+        f" WHERE namespace = {literal(namespace)}",
+        f"DELETE FROM agentstore_state WHERE {condition}",
+        sql.COMMIT,
+    )
+    count: int = removed
+    return count
+
+
+def _locked(namespaces: Iterable[str]) -> str:
+    return (
+        "SELECT namespace, floor FROM agentstore_state_floors FORCE INDEX (PRIMARY)"
+        f" WHERE namespace IN {values(namespaces)} FOR UPDATE"
+    )
+
+
+def _floors(wire: Wire, floors: Iterable[tuple[str, int]], tail: str = "") -> Iterable[bytes]:
+    return wire.inserts(_PUT_FLOORS, map(values, floors), tail)
+
+
+def _named(names: Iterable[tuple[str, str]]) -> str:
+    """The condition for sorted (namespace, key) pairs."""
+    parts = [
+        f"namespace = {literal(namespace)} AND `key` IN {values(key for _, key in keys)}"
+        for namespace, keys in groupby(names, key=itemgetter(0))
+    ]
+    return parts[0] if len(parts) == 1 else " OR ".join(f"({part})" for part in parts)

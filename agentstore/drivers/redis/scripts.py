@@ -1,0 +1,155 @@
+"""The scripts that the server runs: each is one atomic step, which happens whole or not at all.
+
+They compare and move texts; what an operation means was decided before (`agentstore.rules`), and no script parses JSON,
+for Lua has no ints beyond 53 bits. A script that is not known to a server (NOSCRIPT) was not run.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+WRITE_SESSION = """
+local head, last, log, ids = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local version, was = ARGV[1], ARGV[2]
+if version == '' then
+  if redis.call('EXISTS', head) == 1 or (redis.call('GET', last) or '') ~= was then return 0 end
+elseif redis.call('GETRANGE', head, 0, #version - 1) ~= version then
+  return 0
+end
+local text, seq, expires, wipe, from, staged = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local guessed, dropped, added = ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11])
+if guessed ~= '' then
+  local time = redis.call('TIME')
+  if math.abs(time[1] * 1000000 + time[2] - tonumber(guessed)) > 1000000 then return 0 end
+  for i = 12 + dropped, 9 + dropped + 3 * added, 3 do
+    if redis.call('HEXISTS', ids, ARGV[i]) == 1 then return 0 end
+  end
+end
+if wipe == '1' then redis.call('UNLINK', log, ids) end
+if staged ~= '' then
+  redis.call('RENAME', log .. staged, log)
+  redis.call('RENAME', ids .. staged, ids)
+end
+if from ~= '' then redis.call('ZREMRANGEBYLEX', log, '[' .. from, '+') end
+local at = 12
+for _ = 1, dropped do
+  redis.call('HDEL', ids, ARGV[at])
+  at = at + 1
+end
+for _ = 1, added do
+  redis.call('ZADD', log, 0, ARGV[at + 2])
+  redis.call('HSET', ids, ARGV[at], ARGV[at + 1])
+  at = at + 3
+end
+if seq ~= '' then redis.call('SET', last, seq) end
+if text == '' then
+  redis.call('UNLINK', head)
+elseif expires == '' then
+  redis.call('SET', head, text)
+  redis.call('PERSIST', log)
+  redis.call('PERSIST', ids)
+else
+  redis.call('SET', head, text, 'PXAT', expires)
+  redis.call('PEXPIREAT', log, expires)
+  redis.call('PEXPIREAT', ids, expires)
+end
+while at < #ARGV do
+  redis.call(ARGV[at], KEYS[tonumber(ARGV[at + 1])], unpack(ARGV, at + 3, at + 2 + tonumber(ARGV[at + 2])))
+  at = at + 3 + tonumber(ARGV[at + 2])
+end
+return 1
+"""
+"""Write a session if it is at the version that was loaded: 1, or 0 if another writer came first.
+
+KEYS: head, last seq, log, ids, then those of listings. ARGV: the version that the head's text must begin with (empty:
+there must be none); then the last seq that must be kept; the head's new text (empty: remove it); the last seq to keep
+(empty: as it is); when all expires, in milliseconds (empty: never); whether the log goes first; from which member on
+its end goes; the suffix of keys that take the log's place; the time, in microseconds, if all this is a guess, when it
+must be right within a second and no id may be there; how many ids go; how many messages come; the ids; id, seq and
+record of each message; then (command, number of a listing's key, number of arguments, arguments) for each listing.
+"""
+
+WRITE_ITEMS = """
+local names, versions, floor = KEYS[1], KEYS[2], KEYS[3]
+local count = tonumber(ARGV[1])
+if ARGV[2] ~= '-' and (redis.call('GET', floor) or '0') ~= ARGV[2] then return 0 end
+for i = 1, count do
+  local at = 4 + (i - 1) * 5
+  local found = string.match(redis.call('GETRANGE', KEYS[3 + i], 0, 20), '^%d+')
+  if (found or redis.call('HGET', versions, ARGV[at]) or '') ~= ARGV[at + 1] then return 0 end
+end
+for i = 1, count do
+  local at = 4 + (i - 1) * 5
+  local item, key, version, expires, text = KEYS[3 + i], ARGV[at], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  if version == '' then
+    redis.call('ZREM', names, key)
+    redis.call('HDEL', versions, key)
+    redis.call('UNLINK', item)
+  else
+    if expires == '' then
+      redis.call('SET', item, text)
+      redis.call('HDEL', versions, key)
+    else
+      redis.call('SET', item, text, 'PXAT', expires)
+      redis.call('HSET', versions, key, version)
+    end
+    redis.call('ZADD', names, 0, key)
+  end
+end
+if ARGV[3] ~= '' and tonumber(ARGV[3]) > tonumber(redis.call('GET', floor) or '0') then
+  redis.call('SET', floor, ARGV[3])
+end
+local at = 4 + count * 5
+while at < #ARGV do
+  redis.call(ARGV[at], KEYS[tonumber(ARGV[at + 1])], unpack(ARGV, at + 3, at + 2 + tonumber(ARGV[at + 2])))
+  at = at + 3 + tonumber(ARGV[at + 2])
+end
+return 1
+"""
+"""Write keys of a namespace if all of them are at the versions that were loaded: 1, or 0 if another writer came first.
+
+KEYS: names, versions, floor, the items, then those of listings. ARGV: how many items; the floor that must be there (-:
+any); what the floor must be at least from now on (empty: anything); for each item its name, its version now (empty:
+none), its new version (empty: remove it), when it expires, in milliseconds (empty: never), and its text; then the
+listings as in `WRITE_SESSION`.
+"""
+
+SCAN = """
+local found, size, after = {}, 0, ARGV[2]
+local limit, most = tonumber(ARGV[5]), tonumber(ARGV[6])
+local reverse = ARGV[4] == '1'
+while #found < 2 * limit do
+  local keys
+  if reverse then keys = redis.call('ZREVRANGEBYLEX', KEYS[1], after, ARGV[3], 'LIMIT', 0, 100)
+  else keys = redis.call('ZRANGEBYLEX', KEYS[1], after, ARGV[3], 'LIMIT', 0, 100) end
+  for _, key in ipairs(keys) do
+    after = '(' .. key
+    local text = redis.call('GET', ARGV[1] .. key)
+    if text then
+      found[#found + 1] = key
+      found[#found + 1] = text
+      size = size + #text
+    end
+    if #found >= 2 * limit or size > most then return {after, found} end
+  end
+  if #keys < 100 then return {'', found} end
+end
+return {after, found}
+"""
+"""Items in order, with what the next call begins at (empty: there are no more).
+
+KEYS: names. ARGV: what an item's key begins with (its slot is theirs), where to begin, where to end, whether
+backwards, how many at most, and the bytes after which it is enough.
+"""
+
+SOURCES = {
+    sha1(source.encode(), usedforsecurity=False).hexdigest(): source for source in (WRITE_SESSION, WRITE_ITEMS, SCAN)
+}
+"""The scripts by the name that servers know them by."""
+
+_NAMES = {source: digest for digest, source in SOURCES.items()}
+
+
+def call(source: str, keys: list[str], *arguments: str | bytes | int) -> tuple[str | bytes | int, ...]:
+    """The command that runs a script."""
+    return ("EVALSHA", _NAMES[source], len(keys), *keys, *arguments)

@@ -1,0 +1,9 @@
+import pytest
+
+from agentstore.testing import ProcessContract, StoreContract
+
+
+class TestMongoDB(StoreContract, ProcessContract):
+    @pytest.fixture
+    def database_url(self, fresh):
+        return fresh("mongodb")
