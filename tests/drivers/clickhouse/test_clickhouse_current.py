@@ -8,7 +8,7 @@ import pytest
 from agentstore.drivers import registry
 from agentstore.testing import StoreContract
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]  # an engine within this very process is slower
 
 
 @pytest.fixture
