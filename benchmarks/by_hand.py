@@ -76,7 +76,7 @@ async def mysql(url):
         " VALUES (%s, %s, %s, 2, LAST_INSERT_ID(2)) ON DUPLICATE KEY UPDATE updated_at = VALUES(updated_at),"
         " message_count = message_count + 2, last_seq = LAST_INSERT_ID(last_seq + 2)"
     )
-    known = "SELECT id FROM agentstore_messages WHERE id_key IN %s AND session_id = %s"
+    known = "SELECT id FROM agentstore_messages WHERE id_key IN (%s, %s) AND session_id = %s"
     put = (
         "INSERT INTO agentstore_messages (session_id, created_at, seq, id, id_key, role, content)"
         " VALUES (%s, %s, %s, %s, %s, %s, %s), (%s, %s, %s, %s, %s, %s, %s)"
@@ -100,7 +100,7 @@ async def mysql(url):
             await connection.begin()
             await cursor.execute(head, (session_id, now, now))
             last_seq = cursor.lastrowid
-            await cursor.execute(known, (keys, session_id))
+            await cursor.execute(known, (*keys, session_id))
             if await cursor.fetchall():
                 raise RuntimeError("known ids")
             values = [

@@ -82,10 +82,18 @@ class _Changes:
         yield from sql.touch_heads(wire, [self.written[key].session for key in there if self._is_touched(key)])
         yield from sql.replace_heads(wire, [self.written[key].session for key in there if not self._is_touched(key)])
 
-    def unchanged(self) -> Iterator[str]:
-        """Fails if another writer has changed a row since."""
+    def at_once(self, wire: Wire) -> Iterator[str | bytes]:
+        """All statements, which fail if another writer has changed a row since."""
+        if len(self.written) == 1:  # a lone caller: one statement less
+            ((key, entry),) = self.written.items()
+            if not self._is_new(key) and self._is_touched(key):
+                yield sql.touch_unchanged(self.versions[key], entry.session)
+                yield from sql.put_messages(wire, ((key, message) for message in entry.messages))
+                return
         if versions := [version for key, version in self.versions.items() if key in self.written]:
             yield sql.unchanged(versions)
+        yield from self.created(wire)
+        yield from self.rest(wire)
 
     def _is_new(self, key: str) -> bool:
         return key not in self.versions
@@ -106,7 +114,7 @@ async def append_at_once(wire: Wire, batch: Sequence[Append]) -> list[Outcome[li
         outcomes, changes = found.plan(batch)
         if not changes.written:
             return outcomes
-        done = await wire.commit(*changes.unchanged(), *changes.created(wire), *changes.rest(wire))
+        done = await wire.commit(*changes.at_once(wire))
     except BAD:
         return None
     except MySQLError as error:

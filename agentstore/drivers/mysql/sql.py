@@ -110,6 +110,18 @@ def touch_heads(wire: Wire, sessions: Iterable[Session]) -> Iterator[bytes]:
     return wire.inserts(_TOUCH, (values([row[at] for at in _TOUCHED]) for row in changed), _TOUCHING)
 
 
+def touch_unchanged(version: Version, session: Session) -> str:
+    """`unchanged` and `touch_heads` in one, for a single session."""
+    _, last_seq, updated_at = version
+    new = dict(zip(SESSION, map(literal, rows.session_row(session)), strict=True))
+    return (
+        "UPDATE agentstore_sessions SET"
+        f" last_seq = IF(last_seq = {last_seq} AND updated_at = {updated_at}, {new['last_seq']}, NULL),"
+        f" {', '.join(f'{name} = {new[name]}' for name in _CHANGING if name not in ('session_id', 'last_seq'))}"
+        f" WHERE session_id = {new['session_id']}"
+    )
+
+
 def put_messages(wire: Wire, added: Iterable[tuple[str, Message]]) -> Iterator[bytes]:
     """Adds messages to sessions whose rows are locked."""
     return wire.inserts(_PUT_MESSAGES, (values(rows.message_row(*item)) for item in added))

@@ -24,10 +24,15 @@ class Scripted:
         self.closed = False
         self._data, self._piece = data, piece
         self._reader.read = self._read
+        self._writer = self
         self.sent = []
+        self.written = b""
 
     async def _execute_command(self, command, statements):
         self.sent.append(statements)
+
+    def write(self, data):
+        self.written += data
 
     async def _read(self, size):
         piece, self._data = self._data[: self._piece], self._data[self._piece :]
@@ -100,7 +105,8 @@ async def test_what_comes_behind_is_read_also_after_an_error():
     connection = Scripted(packets(ok(status=0x0208), error) + packets(ok(status=0x0201)), 7)
     with pytest.raises(ProgrammingError) as caught:
         await converse(connection, b"a;b", 5, b"ROLLBACK")
-    assert (answered(caught.value), connection.sent) == (1, [b"a;b", b"ROLLBACK"])
+    assert (answered(caught.value), connection.sent) == (1, [])
+    assert connection.written == b"\x04\x00\x00\x00\x03a;b" + b"\x09\x00\x00\x00\x03ROLLBACK"
     assert (connection.server_status, connection.closed) == (0x0201, False)
 
 
