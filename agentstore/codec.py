@@ -61,7 +61,7 @@ def unescape(text: str) -> str:
 
 def _unpacked(packed: str) -> str:
     try:
-        return zlib.decompress(base64.b64decode(packed)).decode()
+        return zlib.decompress(base64.b64decode(packed, validate=True)).decode()
     except (ValueError, zlib.error) as error:
         raise CorruptRecordError(f"a packed text cannot be unpacked: {error}") from error
 
@@ -109,8 +109,17 @@ def value_to_text(value: Any) -> str:
 
 
 def value_from_text(text: str) -> Any:
-    """What `value_to_text` was given."""
-    return base64.b64decode(text[len(_BYTES) :]) if text.startswith(_BYTES) else loads(text)
+    """What `value_to_text` was given.
+
+    Raises:
+        CorruptRecordError: `text` is neither JSON nor marked base64.
+    """
+    if not text.startswith(_BYTES):
+        return loads(text)
+    try:
+        return base64.b64decode(text[len(_BYTES) :], validate=True)
+    except ValueError as error:
+        raise CorruptRecordError(f"stored bytes cannot be read: {error}") from error
 
 
 def to_micros(moment: datetime) -> int:

@@ -37,10 +37,14 @@ class PrivateLoop:
         self._portal: BlockingPortal | None = None
         self._next: PrivateLoop | None = None
 
+    def is_here(self) -> bool:
+        """Whether this thread is its own."""
+        return self._thread is threading.current_thread()
+
     def free(self) -> PrivateLoop:
         """This loop; or, for a caller on this loop itself, which it is about to block, a further one."""
         with self._guard:
-            if self._thread is not threading.current_thread():
+            if not self.is_here():
                 return self
             self._next = self._next or PrivateLoop(self._name)
             return self._next

@@ -66,6 +66,10 @@ class _Call(Generic[T]):
             raise self._error
         return self._result[0]
 
+    def is_here(self) -> bool:
+        """Whether this is the thread on which it runs."""
+        return self._loop.is_here()
+
     def result(self) -> T:
         """Run it; an interrupt (Ctrl-C), wherever it strikes, cancels it and waits until it has cleaned up."""
         try:
@@ -148,7 +152,8 @@ def iterate_blocking(source: Callable[[], AsyncGenerator[T, None]]) -> Iterator[
     except GeneratorExit:
         if not future.done():  # it is when the interpreter ends: the loop has closed the generator and gone
             go[0]()
-            call.outcome(future)
+            if not call.is_here():  # else the garbage collector has come by on the very thread that must do it
+                call.outcome(future)
         raise
     except BaseException:
         call.cancel()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import subprocess
 import sys
@@ -330,3 +331,31 @@ def test_after_a_fork_the_child_works_with_what_it_opens_itself(tmp_path):
     subprocess.run([sys.executable, "-c", FORK, path], check=True, timeout=60)
     with db(f"sqlite:///{path}") as database:
         assert len(database.sync.messages("s")) == 3
+
+
+def test_an_iterator_that_the_garbage_collector_drops_on_the_private_thread():
+    class Circle:
+        pass
+
+    closed = threading.Event()
+
+    async def numbers():
+        try:
+            for number in range(10):
+                yield number
+        finally:
+            closed.set()
+
+    async def collect():
+        gc.collect()
+
+    gc.disable()
+    try:
+        circle = Circle()
+        circle.itself, circle.iterator = circle, iterate_blocking(numbers)
+        assert next(circle.iterator) == 0
+        del circle
+        run_blocking(collect)
+    finally:
+        gc.enable()
+    assert closed.wait(20)

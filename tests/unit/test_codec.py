@@ -98,3 +98,9 @@ def test_a_damaged_packed_text_is_corrupt():
     stored = codec.content_to_text("\x00" * MIB)
     with pytest.raises(CorruptRecordError, match="unpacked"):
         codec.content_from_text(stored[:-100])
+
+
+@pytest.mark.parametrize("stored", ["b:!!!a", "b:AAAA!!!!AAAA", "b:A", "b:é", "{", ""])
+def test_a_damaged_value_is_corrupt(stored):
+    with pytest.raises(CorruptRecordError):
+        codec.value_from_text(stored)

@@ -75,7 +75,7 @@ class MySQLBackend:
         self._closed = False
 
     def _make_pool(self) -> EnginePool:
-        care = Care(self._options.connect_timeout)
+        care = Care()
         creator = {"async_creator_fn": self._connector.connect}  # hosts, TLS and session are our own affair
         return EnginePool(URL.create("mysql+aiomysql"), self._options, care, creator, initialize=False)
 
@@ -120,6 +120,8 @@ class MySQLBackend:
     # --- conversations ---
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
+        if not batch:  # SQL knows no empty list, here and in `heads`
+            return []
         return await uncancelled(asyncio.ensure_future(self._append(batch)))
 
     async def _append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
@@ -132,6 +134,8 @@ class MySQLBackend:
         return await self._at_once(lambda wire: reading.read(wire, batch))
 
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
+        if not batch:
+            return []
         return await self._at_once(lambda wire: reading.heads(wire, batch))
 
     async def list_sessions(self, listing: Listing) -> Page[Session]:

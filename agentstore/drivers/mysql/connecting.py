@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 GRACE = 1.0  # seconds that the server may take to tell that a statement took too long
+_ANSWER = 1.0  # seconds for a connection that rested to show that it lives
 _LATER = 0.5  # seconds: a wait for a lock is told as such before it is told as a statement that took too long
 _QUIT = struct.pack("<iB", 1, COMMAND.COM_QUIT)  # a packet
 _CLEAR = {"mysql_clear_password", "mysql_old_password"}
@@ -235,9 +236,6 @@ class Connector:
 class Care:
     """What `EnginePool` has done to the connections."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
     def is_dead(self, connection: ServerConnection) -> bool:
         """Whether it was closed, here or there. A server says nothing unasked, except that it is going."""
         if connection.closed or connection._reader.at_eof():  # noqa: SLF001  aiomysql's own pool looks there too
@@ -246,7 +244,7 @@ class Care:
 
     async def ask(self, connection: ServerConnection) -> bool:
         try:
-            await converse(connection, b"DO 0", self._seconds)
+            await converse(connection, b"DO 0", _ANSWER)
         except (MySQLError, TimeoutError):
             return False
         return True

@@ -127,7 +127,8 @@ BY_CODE: Mapping[int, Meaning] = {
     **dict.fromkeys((1153, 1301, 2020), _PACKET),
     **dict.fromkeys((1054, 1136, 1146, 1264, 1364, 1366, 1406, 1932), _TABLES),
     1062: _ROWS,
-    **dict.fromkeys((1064, 1071, 1115, 1193, 1231, 1273, 1286, 1598, 1665, 1709), _SERVER),
+    1064: _BUG,
+    **dict.fromkeys((1071, 1115, 1193, 1231, 1273, 1286, 1598, 1665, 1709), _SERVER),
 }
 """By the number that server and client give (https://dev.mysql.com/doc/mysql-errors/8.4/en/, the same on MariaDB)."""
 

@@ -37,9 +37,13 @@ _TYPE_FROM_END = 6  # where a column's description has its type: the fields behi
 
 
 class Damaged(tuple[Any, ...]):
-    """A row with a text that is no UTF-8; such bytes are written out in hex."""
+    """A row with a text that is no UTF-8; such bytes are written out in hex. A part of it is as damaged."""
 
     __slots__ = ()
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Damaged(found) if isinstance(index, slice) else found
 
 
 async def converse(connection: Connection, statements: bytes, seconds: float, behind: bytes = b"") -> list[Result]:
@@ -61,10 +65,14 @@ async def converse(connection: Connection, statements: bytes, seconds: float, be
                 await connection._execute_command(COMMAND.COM_QUERY, statements)  # noqa: SLF001  see above
             answer = _Answer(connection)
             try:
-                return await answer.results()
-            finally:
+                found = await answer.results()
+            except MySQLError:
                 if behind and not connection.closed:
                     await answer.results()
+                raise
+            if behind:
+                await answer.results()
+            return found
     except MySQLError:
         raise
     except BaseException as error:

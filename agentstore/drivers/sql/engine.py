@@ -110,8 +110,18 @@ class EnginePool:
     async def _is_fit(self, proxy: PoolProxiedConnection) -> bool:
         if self._driver.is_dead(proxy.driver_connection):
             return False
+        if self._is_trusted(proxy) or await self._driver.ask(proxy.driver_connection):
+            return True
+        rested = [idle for idle in self._idle if not self._is_trusted(idle)]  # whatever befell one befell them all
+        self._idle = [idle for idle in self._idle if self._is_trusted(idle)]
+        for idle in rested:
+            idle.invalidate()
+        return False
+
+    @staticmethod
+    def _is_trusted(proxy: PoolProxiedConnection) -> bool:
         used = proxy.info.get("used")  # None: it was made just now
-        return used is None or time.monotonic() - used < _TRUSTED or await self._driver.ask(proxy.driver_connection)
+        return used is None or time.monotonic() - used < _TRUSTED
 
     def release(self, connection: PoolProxiedConnection, error: BaseException | None) -> None:
         if error is not None and (_left_amid(error) or self._driver.is_dead(connection.driver_connection)):

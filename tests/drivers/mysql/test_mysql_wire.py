@@ -110,6 +110,24 @@ async def test_what_comes_behind_is_read_also_after_an_error():
     assert (connection.server_status, connection.closed) == (0x0201, False)
 
 
+async def test_an_answer_that_comes_too_late_ends_the_connection():
+    """Else the next statement would take the answer of this one."""
+    error = b"\xff" + struct.pack("<H", 1048) + b"#23000no"
+    connection = Scripted(packets(error) + packets(ok()), 100)
+    in_time, patience = connection._read, asyncio.Event()
+
+    async def late(size):
+        if not patience.is_set():
+            patience.set()
+            await asyncio.Event().wait()
+        return await in_time(size)
+
+    connection._reader.read = late
+    with pytest.raises(TimeoutError):
+        await converse(connection, b"a", 0.01, b"ROLLBACK")
+    assert connection.closed
+
+
 @pytest.mark.parametrize("data", [b"", packets(ok())[:-3], packets(*ROWS)[:-1], packets(ok(), number=0)])
 async def test_a_connection_that_ends_early(data):
     connection = Scripted(data, 9)
@@ -142,3 +160,12 @@ async def test_a_session_whose_mode_was_changed_takes_no_statement(url):
         await backend.append([turn("s", "\\'; DROP TABLE agentstore_messages; -- ")])
     await backend.append([turn("s", "\\'; DROP TABLE agentstore_messages; -- ")])  # on another connection
     await backend.aclose()
+
+
+def test_a_part_of_a_damaged_row_is_damaged():
+    assert type(Damaged((1, "\\xff", 2))[1:]) is Damaged
+    assert Damaged((1, 2))[0] == 1
+
+
+async def test_an_empty_batch(backend):
+    assert [await backend.append([]), await backend.heads([]), await backend.read([])] == [[], [], []]
