@@ -1,6 +1,8 @@
 """What all kinds of servers have in common: processes under guard, ports, folders, waiting until they answer."""
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -267,16 +269,41 @@ def run_once(command: list[str], user: str, folder: Path) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and no outgoing connection gets: it stays free while its server is down."""
+    """A port that nobody listens on, and no outgoing connection gets: it stays free while its server is down.
+
+    It is held for this process by a locked file: another run may look for a port before our server listens on it.
+    """
+    folder = Path(tempfile.gettempdir()) / "agentstore-ports"
+    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(PermissionError):  # another account made it
+        folder.chmod(0o1777)
     while True:
         port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
+        if _hold(folder / str(port)) and _is_free(port):
             return port
+
+
+def _hold(path: Path) -> bool:
+    try:
+        held = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except PermissionError:
+        return False
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return False
+    return True  # held until this process ends
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 def wait_for(coroutine: Coroutine[Any, Any, Any]) -> Any:
