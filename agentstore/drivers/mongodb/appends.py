@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentstore.drivers import optimistic
 
@@ -61,8 +61,7 @@ async def _write(
     )
     missed = await commit(tables, heads, following)
     stray = [document["_id"] for key in missed for document in inserted[key]]
-    if stray:
-        await tables.messages.delete_many({"_id": {"$in": stray}})
+    await delete_strays(tables, stray)
     return dict.fromkeys(missed)
 
 
@@ -70,6 +69,12 @@ async def insert(tables: Tables, new: Sequence[Document]) -> None:
     """Insert messages; the driver gives them their ``_id`` and splits what is too long for one command."""
     if new:
         await tables.messages.insert_many(new, ordered=False)
+
+
+async def delete_strays(tables: Tables, ids: Sequence[Any]) -> None:
+    """Delete messages whose head came second, by their ``_id``; without a token they are someone's after all."""
+    if ids:
+        await tables.messages.delete_many({"_id": {"$in": ids}, "token": {"$exists": True}})
 
 
 def _following(head: Head, entry: rules.Written) -> Document:

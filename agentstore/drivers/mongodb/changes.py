@@ -11,7 +11,7 @@ from agentstore.errors import ConflictError
 from agentstore.records import Session
 
 from . import documents, reads
-from .appends import insert, message_documents
+from .appends import delete_strays, insert, message_documents
 from .heads import Gone, Head, commit, finish, load, new_token
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ async def _change(
         await insert(tables, decision.new)
         if not await commit(tables, {session_id: head}, {session_id: decision.head}):
             return decision.result
-        if decision.new:
-            await tables.messages.delete_many({"_id": {"$in": [document["_id"] for document in decision.new]}})
+        await delete_strays(tables, [document["_id"] for document in decision.new])
         await attempts.again()
 
 

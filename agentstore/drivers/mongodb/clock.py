@@ -6,11 +6,17 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from bson.errors import InvalidBSON
+
+from agentstore.errors import UnavailableError
+
 if TYPE_CHECKING:
     from .client import Tables
 
 _AGE = 60.0  # seconds for which one look serves
 _GRAIN = 0.002  # seconds: the server tells milliseconds
+
+_HINT = "Is it MongoDB, and its clock set?"
 
 
 class Clock:
@@ -49,7 +55,16 @@ class Clock:
 
 
 async def server_time(tables: Tables) -> datetime:
-    """What the primary's clock says."""
-    hello = await tables.client.admin.command("hello")
-    moment: datetime = hello["localTime"]
+    """What the primary's clock says.
+
+    Raises:
+        UnavailableError: Nothing that is a time.
+    """
+    try:
+        hello = await tables.client.admin.command("hello")
+    except InvalidBSON as error:
+        raise UnavailableError(f"the server's answer to hello cannot be read: {error}", hint=_HINT) from error
+    moment = hello.get("localTime")
+    if not isinstance(moment, datetime):
+        raise UnavailableError(f"the server tells no time: in its hello localTime is {moment!r}", hint=_HINT)
     return moment.replace(tzinfo=UTC)

@@ -166,6 +166,9 @@ async def commit(tables: Tables, heads: Mapping[str, Head], following: Mapping[s
     missed = await replace(
         tables.sessions, {key: (heads[key].version, document) for key, document in following.items()}
     )
+    if missed:
+        there = await load(tables, missed)
+        missed = {key for key in missed if not _follows(heads[key], following[key], there[key])}
     cut = [Head(key, document) for key, document in following.items() if key not in missed and "gone" in document]
     if cut:
         try:
@@ -173,6 +176,16 @@ async def commit(tables: Tables, heads: Mapping[str, Head], following: Mapping[s
         except PyMongoError as error:  # it is committed, and the next writer or purge deletes
             _log.warning("what was removed from %d sessions is not deleted yet: %s", len(cut), error)
     return missed
+
+
+def _follows(head: Head, following: Document, there: Head) -> bool:
+    """Whether `following` took the place of `head` after all, and perhaps others came since.
+
+    The driver sends a command again whose answer was lost; a server that does not know it again then refuses what it
+    has just done.
+    """
+    own = set(following.get("open", ())).difference(head.open)
+    return there.version == following["version"] or not own.isdisjoint(there.open)
 
 
 async def sweep(tables: Tables, heads: Iterable[Head]) -> None:

@@ -66,19 +66,21 @@ async def _delete_strays(tables: Tables, now: datetime) -> None:
 
 
 async def _delete_dead(tables: Tables, found: Sequence[Document]) -> None:
-    """Delete those that do not count, after renewing the versions that a stopped writer could still commit on."""
+    """Delete those that do not count, after renewing the versions that a stopped writer could still commit on.
+
+    Of a session that is not there yet that version is that there is none: a tombstone takes its place.
+    """
     heads = await load(tables, {document["session"] for document in found})
     dead = [document for document in found if not _counts(heads[document["session"]], document)]
     fenced = {document["session"] for document in dead}
-    renewed = {
-        key: (heads[key].version, heads[key].document | {"version": new_token()})
-        for key in fenced
-        if heads[key].version is not None
-    }
-    moved = await replace(tables.sessions, renewed)
+    moved = await replace(tables.sessions, {key: (heads[key].version, _renewed(heads[key])) for key in fenced})
     gone = [document["_id"] for document in dead if document["session"] not in moved]
     if gone:  # of a session in use just now, the next purge of its log deletes them
         await tables.messages.delete_many({"_id": {"$in": gone}})
+
+
+def _renewed(head: Head) -> Document:
+    return head.document | {"version": new_token()} if head.document else head.tombstone(0)
 
 
 def _counts(head: Head, document: Document) -> bool:

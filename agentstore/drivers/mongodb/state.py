@@ -108,8 +108,10 @@ async def _attempt(
     documents = {name: found[key_id(*name)] for name in names if key_id(*name) in found}
     plan = rules.StatePlan(items=dict.fromkeys(names), floors=dict(floors))
     unreadable = _fill(plan, documents, steps)
-    outcomes = iter(plan.apply([step.op for step in steps if step.name not in unreadable], now))
-    answers = [unreadable[step.name] if step.name in unreadable else next(outcomes) for step in steps]
+    errors = [unreadable.get((step.name, _reads(step.op))) for step in steps]
+    readable = [step.op for step, error in zip(steps, errors, strict=True) if error is None]
+    outcomes = iter(plan.apply(readable, now))
+    answers = [next(outcomes) if error is None else error for error in errors]
 
     changed = _changed(plan, documents, now)
     await _raise_floors(tables, floors, changed)
@@ -122,24 +124,41 @@ async def _attempt(
     return answers, {name for name in plan.changed if key_id(*name) in missed}
 
 
+def _reads(op: StateOp) -> bool:
+    """Whether an operation needs the old value; setting and deleting do not."""
+    return not isinstance(op, (SetItems, DeleteKeys))
+
+
 def _fill(
     plan: rules.StatePlan, documents: Mapping[tuple[str, str], Document], steps: Iterable[_Step]
-) -> dict[tuple[str, str], AgentstoreError]:
-    """Tell the plan what is there; the keys that cannot be read, with the errors.
+) -> dict[tuple[tuple[str, str], bool], AgentstoreError]:
+    """Tell the plan what is there; the errors, by key and whether they concern who `_reads` it.
 
-    Setting and deleting need no old value, so that a key that cannot be read can be replaced and removed.
+    So a key whose value cannot be read can be replaced and removed, whoever else in the batch wants that value.
     """
-    read = {step.name for step in steps if not isinstance(step.op, (SetItems, DeleteKeys))}
-    unreadable: dict[tuple[str, str], AgentstoreError] = {}
-    for name, document in documents.items():
-        if "value" not in document:
-            plan.floors[name[0]] = max(plan.floors.get(name[0], 0), document["version"])
-            continue
+    unreadable: dict[tuple[tuple[str, str], bool], AgentstoreError] = {}
+    for name, reads in sorted({(step.name, _reads(step.op)) for step in steps}):  # what was read stays, if it could be
+        document = documents.get(name)
         try:
-            plan.items[name] = item(document if name in read else _without_value(document))
+            if document is None:
+                continue
+            if "value" in document:
+                plan.items[name] = item(document if reads else _without_value(document))
+            else:
+                plan.floors[name[0]] = max(plan.floors.get(name[0], 0), _husk_version(name, document))
         except CorruptRecordError as error:
-            unreadable[name] = error
+            unreadable[name, reads] = error
     return unreadable
+
+
+def _husk_version(name: tuple[str, str], document: Document) -> int:
+    version = document.get("version")
+    if not isinstance(version, int):
+        raise CorruptRecordError(
+            f"what is left of the deleted key {name[1]!r} cannot be read: its version is {version!r}",
+            hint=f"Delete the document {document['_id']!r}; the key's versions may then begin anew",
+        )
+    return version
 
 
 def _without_value(document: Document) -> Document:

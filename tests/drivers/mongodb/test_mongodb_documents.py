@@ -11,7 +11,7 @@ from agentstore import db
 from agentstore.checks import MAX_BYTES
 from agentstore.drivers.mongodb import schema
 from agentstore.errors import CorruptRecordError, SchemaError
-from agentstore.protocol import Append, DeleteKeys, GetItems, Head, Increment, Read, Scan, SetItems
+from agentstore.protocol import Append, DeleteKeys, Expire, GetItems, Head, Increment, Read, Scan, SetItems
 
 pytestmark = pytest.mark.anyio
 
@@ -186,6 +186,31 @@ async def test_a_damaged_key_can_be_set_and_deleted(store, url):
         await store.scan(Scan("n"))
     await store.write_items([SetItems("n", {"bad": 2}), DeleteKeys("n", ("worse",))])
     assert [(item.key, item.value) for item in await store.scan(Scan("n"))] == [("bad", 2), ("good", 2)]
+
+
+@pytest.mark.parametrize("reader", [Increment("n", "bad"), Expire("n", "bad", timedelta(hours=1))])
+async def test_a_damaged_key_is_set_whoever_reads_it_in_the_same_batch(store, url, reader):
+    for change, after in ((SetItems("n", {"bad": 2}), 2), (DeleteKeys("n", ("bad",)), None)):
+        for place in (0, 1):
+            await store.write_items([SetItems("n", {"bad": 1})])
+            with tables(url) as database:
+                database.agentstore_state.update_one({"_id": "1:n:bad"}, {"$set": {"value": "{"}})
+            outcomes = await store.write_items([reader, change] if place else [change, reader])
+            assert isinstance(outcomes[place], int), outcomes
+            assert isinstance(outcomes[1 - place], CorruptRecordError)
+            (found,) = await store.get_items([GetItems("n", ("bad",))])
+            assert (found["bad"].value if found else None) == after
+
+
+@pytest.mark.parametrize("version", [{}, {"version": "x"}])
+async def test_a_damaged_husk_concerns_its_key_alone(store, url, version):
+    with tables(url) as database:
+        database.agentstore_state.insert_one({"_id": "1:n:bad"} | version)
+    ops = [op for key in ("bad", "good") for op in (SetItems("n", {key: 1}), Increment("n", key))]
+    outcomes = await store.write_items(ops)
+    assert [type(outcome) for outcome in outcomes] == [CorruptRecordError, CorruptRecordError, int, int]
+    with tables(url) as database:
+        assert database.agentstore_state.find_one({"_id": "1:n:bad"}) == {"_id": "1:n:bad"} | version
 
 
 # --- the schema ---

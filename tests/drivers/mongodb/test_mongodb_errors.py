@@ -3,6 +3,7 @@
 import asyncio
 import traceback
 
+import bson.datetime_ms
 import pytest
 from bson import errors as bson_errors
 from mongodb_kit import HELLO, append, backend, is_hello, wire
@@ -21,6 +22,7 @@ from agentstore.errors import (
     UnavailableError,
 )
 from agentstore.options import PoolOptions
+from agentstore.protocol import GetItems, Head, Read, SetItems
 from agentstore.url import StoreURL
 
 pytestmark = pytest.mark.anyio
@@ -151,6 +153,28 @@ async def test_a_write_that_no_majority_confirmed():
         store = backend(f"mongodb://{host}/x", BRIEF)
         with pytest.raises(UnavailableError, match="not enough members"):
             await store.append([append("x")])
+        await store.aclose()
+
+
+@pytest.mark.parametrize("moment", [None, "noon", bson.datetime_ms.DatetimeMS(2**60)])
+async def test_a_server_that_tells_no_time_is_no_damaged_record(moment):
+    hello = HELLO | {"localTime": moment}
+
+    def answer(command):
+        driver_s_own = "helloOk" in command or "client" in command or "topologyVersion" in command
+        return HELLO if driver_s_own or not is_hello(command) else hello
+
+    with wire(answer) as host:
+        store = backend(f"mongodb://{host}/x", BRIEF)
+        for call in (
+            store.append([append("x")]),
+            store.read([Read("s")]),
+            store.heads([Head("s")]),
+            store.get_items([GetItems("n", ("k",))]),
+            store.write_items([SetItems("n", {"k": 1})]),
+        ):
+            with pytest.raises(UnavailableError, match="hello"):
+                await call
         await store.aclose()
 
 

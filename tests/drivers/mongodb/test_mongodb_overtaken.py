@@ -3,11 +3,13 @@
 from datetime import timedelta
 
 import pytest
-from mongodb_kit import FIRST, append, begun, dying, head, tables, texts
+from mongodb_kit import FIRST, append, begun, dying, head, say, tables, texts
 
-from agentstore.drivers.mongodb import purge, reads
-from agentstore.errors import CorruptRecordError
+from agentstore.drivers.mongodb import heads, purge, reads
+from agentstore.drivers.mongodb.heads import MOST_OPEN
+from agentstore.errors import ConflictError, CorruptRecordError
 from agentstore.protocol import Read
+from agentstore.records import Session
 
 pytestmark = pytest.mark.anyio
 
@@ -117,9 +119,11 @@ async def test_strays_of_dead_writers_are_purged(pair, url, monkeypatch):
     assert await texts(other) == FIRST
 
 
-async def test_a_writer_that_sleeps_until_it_is_purged_commits_nothing_empty(pair, monkeypatch):
+@pytest.mark.parametrize("before", [FIRST, []], ids=["there", "new"])
+async def test_a_writer_that_sleeps_until_it_is_purged_commits_nothing_empty(pair, monkeypatch, before):
     writer, other = pair
-    await begun(other)
+    if before:
+        await begun(other)
     monkeypatch.setattr(purge, "_IN_FLIGHT", timedelta(seconds=-2))
 
     async def purged(number):
@@ -128,5 +132,44 @@ async def test_a_writer_that_sleeps_until_it_is_purged_commits_nothing_empty(pai
 
     writer.arm(before=purged)
     ((stored,),) = await writer.backend.append([append("late")])
-    assert await texts(other) == [*FIRST, "late"]
+    assert await texts(other) == [*before, "late"]
     assert (await head(other)).last_seq == stored.seq
+
+
+async def test_a_purge_keeps_the_head_that_has_lost_its_version(pair, url, monkeypatch):
+    writer, other = pair
+    await begun(other)
+    assert await dying(writer, 1, lambda: writer.backend.append([append("a")]), after=True)
+    with tables(url) as database:
+        database.agentstore_sessions.update_one({}, {"$unset": {"version": ""}})
+    monkeypatch.setattr(purge, "_IN_FLIGHT", timedelta(seconds=-2))
+    await other.purge_sessions()
+    assert await texts(other) == FIRST
+
+
+@pytest.mark.parametrize("others", [[], ["o1"], [f"o{number}" for number in range(12)]], ids=len)
+@pytest.mark.parametrize("restores", [False, True])
+async def test_a_commit_that_a_server_refuses_when_it_is_sent_again(pair, url, monkeypatch, others, restores):
+    """As where a lost answer makes the driver send it twice, and the server does not know it again."""
+    writer, other = pair
+    plain = heads.replace
+
+    async def twice(collection, documents):
+        monkeypatch.setattr(heads, "replace", plain)
+        assert await plain(collection, documents) == set()
+        for text in others:
+            await other.append([append(text)])
+        return await plain(collection, documents)
+
+    monkeypatch.setattr(heads, "replace", twice)
+    if not restores:
+        ((stored,),) = await writer.backend.append([append("mine")])
+        assert stored.seq == 1
+    elif len(others) < MOST_OPEN:
+        await writer.backend.restore(Session("s", last_seq=1), [say("mine", seq=1)])
+    else:
+        with pytest.raises(ConflictError):  # by then it cannot tell; but it destroys nothing
+            await writer.backend.restore(Session("s", last_seq=1), [say("mine", seq=1)])
+    assert await texts(other) == ["mine", *others]
+    with tables(url) as database:
+        assert database.agentstore_messages.count_documents({}) == 1 + len(others)
