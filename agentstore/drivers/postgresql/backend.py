@@ -61,8 +61,8 @@ class PostgreSQLBackend:
         self._connector = Connector(target, pool)
         self._pools: Pools[PoolProxiedConnection] = Pools(url, pool, self._make_pool)
         self._options = pool
-        self._log = Log(schema, pool.statement_timeout)
-        self._state = State(schema, pool.statement_timeout)
+        self._log = Log(schema, pool.statement_timeout, self._connector.place)
+        self._state = State(schema, pool.statement_timeout, self._connector.place)
         self._ready = False
         self._closed = False
 
@@ -164,8 +164,8 @@ class PostgreSQLBackend:
             try:
                 async with self._pools.connection() as proxy:
                     return await function(proxy.driver_connection)
-            except AGAIN:
-                await attempts.again()
+            except AGAIN as error:  # never amid a batch: there each pass is repeated, see `optimistic.settled`
+                await attempts.again(error)
             except RAISED as error:
                 raise translated(error, self._connector.place) from error
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from .target import Target
 
+ISOLATION = "read committed"
+"""What the statements are made for: whoever waits for a lock then sees what its holder has written, and goes on."""
+
 _CACHED_STATEMENTS = 100
 _GRACE = 1.0  # seconds by which the server is ahead of us in giving a statement up
 _ANSWER = 1.0  # seconds for a connection that rested to show that it lives
@@ -65,6 +68,7 @@ class Connector:
             f"set_config('{name}', '{value}', false)"
             for name, value in {
                 "statement_timeout": self.limit,
+                "default_transaction_isolation": ISOLATION,
                 "idle_in_transaction_session_timeout": self.limit,  # should we vanish amid one: it holds locks
                 # A plan made while the tables are empty is kept when they have grown: only indexes will do for ever.
                 "enable_seqscan": "off",
@@ -91,12 +95,16 @@ class Connector:
             try:
                 async with asyncio.timeout(self._options.connect_timeout / len(tries)):
                     connection, found = await self._greeted(host, port, limited=limited)
-            except (OSError, asyncpg.CannotConnectNowError) as error:
+            except OSError as error:
                 failed = error
                 continue
             except RAISED as error:
                 await asyncio.sleep(_GOODBYE)
-                raise translated(error, self.place) from error
+                ours = translated(error, self.place)
+                if isinstance(ours, UnavailableError):  # it is full, say, or starting up: another need not be
+                    failed = error
+                    continue
+                raise ours from error
             if _suits(found, kind):
                 return connection
             connection.terminate()

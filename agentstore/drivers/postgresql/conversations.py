@@ -12,7 +12,7 @@ from agentstore.errors import ConflictError
 from agentstore.protocol import Read
 from agentstore.records import Session
 
-from .isolation import isolated
+from .isolation import failures
 from .sessions import MAX_INT, MIN_INT, Sessions, Version, bounded, tombstone
 from .statements import LogStatements
 
@@ -37,12 +37,14 @@ class Log:
     Args:
         schema: Where they are, quoted.
         patience: Seconds after which a write gives up that others keep overtaking.
+        place: Which database, for messages; without password.
     """
 
-    def __init__(self, schema: str, patience: float) -> None:
+    def __init__(self, schema: str, patience: float, place: str) -> None:
         self._sql = LogStatements(schema)
         self._sessions = Sessions(self._sql)
         self._patience = patience
+        self._place = place
 
     async def append(self, connection: asyncpg.Connection, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
         """Load what the batch touches; write each session on the condition that it has not changed since."""
@@ -59,7 +61,7 @@ class Log:
             held = await self._sessions.write(connection, heads, versions, added=added, cut=wiped)
             return dict.fromkeys(written.keys() - held)
 
-        return await isolated(batch, lambda part: optimistic.append(part, load, write, self._patience))
+        return await optimistic.append(batch, load, write, self._patience, failures(connection, self._place))
 
     async def read(self, connection: asyncpg.Connection, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
         """A range of the primary key for each; those that count from the old end take a statement of their own."""

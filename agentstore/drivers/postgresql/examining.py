@@ -10,7 +10,7 @@ from agentstore.drivers.sql import upgrade
 from agentstore.findings import Finding
 
 from . import opening
-from .connecting import transport
+from .connecting import ISOLATION, transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,7 @@ SELECT clock_timestamp() AS now, version() AS version, pg_is_in_recovery() AS st
     current_setting('transaction_read_only') AS read_only, current_setting('server_encoding') AS encoding,
     current_setting('synchronous_commit') AS synchronous_commit, current_setting('fsync') AS fsync,
     current_setting('full_page_writes') AS full_page_writes,
+    current_setting('default_transaction_isolation') AS isolation,
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int AS connections,
     ARRAY(SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'p')
         AND relname LIKE 'agentstore\\_%' AND relpersistence = 'u' ORDER BY 1) AS unlogged,
@@ -47,6 +48,7 @@ async def findings(connection: asyncpg.Connection, connector: Connector, options
         *_schema(seen, schema, version),
         *_role(seen),
         *_durability(seen),
+        _isolation(seen["isolation"]),
         _encoding(seen["encoding"]),
         _clock(seen["now"], before, after),
         _connections(seen["connections"], connector, options),
@@ -92,6 +94,18 @@ def _durability(seen: asyncpg.Record) -> Iterator[Finding]:
             "warning",
             "A crash of the server empties them: ALTER TABLE ... SET LOGGED",
         )
+
+
+def _isolation(level: str) -> Finding:
+    if level == ISOLATION:
+        return Finding("isolation", level)
+    return Finding(  # only behind a pooler: else it was set when the connection was made
+        "isolation",
+        level,
+        "warning",
+        "Writers at the same time fail and are repeated: ALTER ROLE name SET default_transaction_isolation = "
+        f"'{ISOLATION}'",
+    )
 
 
 def _encoding(encoding: str) -> Finding:

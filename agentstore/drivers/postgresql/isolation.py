@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 from agentstore import rules
-from agentstore.errors import CorruptRecordError
+from agentstore.drivers.optimistic import Failures
+from agentstore.errors import AgentstoreError, CorruptRecordError
 from agentstore.rules.outcomes import UNEXPECTED
 
-from .errors import DATA
+from .errors import AGAIN, DATA, RAISED, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from agentstore.protocol import Outcome
-
-In = TypeVar("In")
-Out = TypeVar("Out")
+    import asyncpg
 
 
-async def isolated(
-    batch: Sequence[In], run: Callable[[Sequence[In]], Awaitable[list[Outcome[Out]]]]
-) -> list[Outcome[Out]]:
-    """`run` the batch; if what is stored stops it, each half by itself, and so on: then only those fail that touch it.
+def failures(connection: asyncpg.Connection, place: str) -> Failures:
+    """What a load, or a write in one statement, may raise.
 
-    A batch that fails must have done nothing.
+    Args:
+        connection: Where it is sent; ended if a statement may still be under way on it.
+        place: Which database, for messages; without password.
     """
-    try:
-        return await run(batch)
-    except (CorruptRecordError, *DATA, *UNEXPECTED) as error:
-        if len(batch) == 1:
-            alone: list[Exception] = [error]
-            return rules.each(alone, _refused)
-    half = len(batch) // 2
-    return [*await isolated(batch[:half], run), *await isolated(batch[half:], run)]
+    return Failures(AGAIN, (CorruptRecordError, *DATA, *UNEXPECTED), RAISED, partial(_ours, connection, place))
 
 
-def _refused(error: Exception) -> NoReturn:
+def _ours(connection: asyncpg.Connection, place: str, error: BaseException) -> AgentstoreError:
     if isinstance(error, DATA):
-        raise CorruptRecordError(
+        ours: AgentstoreError = CorruptRecordError(
             f"the stored rows do not let this be written: {error}",
             hint="Has something else changed the tables? Restore a backup, or delete the session or key",
-        ) from error
-    raise error
+        )
+    elif isinstance(error, RAISED):
+        if isinstance(error, TimeoutError):
+            connection.terminate()
+        ours = translated(error, place)
+    else:
+        return _unexpected(error)
+    ours.__cause__ = error
+    return ours
+
+
+def _unexpected(error: BaseException) -> AgentstoreError:
+    def answer(error: BaseException) -> NoReturn:
+        raise error
+
+    outcomes: list[AgentstoreError] = rules.each([error], answer)
+    return outcomes[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -12,7 +13,7 @@ from agentstore.drivers import optimistic
 from agentstore.drivers.sql import rows
 from agentstore.protocol import Expire, Increment
 
-from .isolation import isolated
+from .isolation import failures
 from .sessions import bounded
 from .statements import StateStatements
 
@@ -32,11 +33,13 @@ class State:
     Args:
         schema: Where they are, quoted.
         patience: Seconds after which a write gives up that others keep overtaking.
+        place: Which database, for messages; without password.
     """
 
-    def __init__(self, schema: str, patience: float) -> None:
+    def __init__(self, schema: str, patience: float, place: str) -> None:
         self._sql = StateStatements(schema)
         self._patience = patience
+        self._place = place
 
     async def get_items(
         self, connection: asyncpg.Connection, batch: Sequence[GetItems]
@@ -53,7 +56,9 @@ class State:
 
     async def write_items(self, connection: asyncpg.Connection, batch: Sequence[StateOp]) -> list[Outcome[int]]:
         """Plan against what is there; write each namespace on the condition that it has not changed since."""
-        return await isolated(batch, lambda part: self._write(connection, part))
+        attempts = optimistic.Attempts(f"writing to {len({op.namespace for op in batch})} scopes", self._patience)
+        once = partial(self._write, connection)
+        return await optimistic.settled(batch, once, attempts, failures(connection, self._place))
 
     async def scan(self, connection: asyncpg.Connection, op: Scan) -> list[StateItem]:
         """A range scan of the primary key."""
@@ -88,25 +93,15 @@ class State:
                 return purged
             last = names[-1]
 
-    async def _write(self, connection: asyncpg.Connection, batch: Sequence[StateOp]) -> list[Outcome[int]]:
-        outcomes: dict[int, Outcome[int]] = {}
-        left = dict(enumerate(batch))
-        attempts = optimistic.Attempts(f"writing to {len({op.namespace for op in batch})} scopes", self._patience)
-        while True:
-            ops = list(left.values())
-            # what is set or deleted is not looked at: large values stay where they are, unreadable ones can be mended
-            whole = frozenset((op.namespace, op.key) for op in ops if isinstance(op, (Increment, Expire)))
-            plan, now = await self._load(connection, rules.named_keys(ops), whole)
-            former, floors = dict(plan.items), dict(plan.floors)
-            planned = plan.apply(ops, now)
-            lost = await self._keep(connection, plan, former, floors)
-            for (index, op), outcome in zip(left.items(), planned, strict=True):
-                if op.namespace not in lost:
-                    outcomes[index] = outcome
-            left = {index: op for index, op in left.items() if index not in outcomes}
-            if not left:
-                return [outcomes[index] for index in range(len(batch))]
-            await attempts.again()
+    async def _write(self, connection: asyncpg.Connection, ops: Sequence[StateOp]) -> list[Outcome[int] | None]:
+        """One pass; None for those in whose namespace nothing was written."""
+        # what is set or deleted is not looked at: large values stay where they are, unreadable ones can be mended
+        whole = frozenset((op.namespace, op.key) for op in ops if isinstance(op, (Increment, Expire)))
+        plan, now = await self._load(connection, rules.named_keys(ops), whole)
+        former, floors = dict(plan.items), dict(plan.floors)
+        planned = plan.apply(ops, now)
+        lost = await self._keep(connection, plan, former, floors)
+        return [None if op.namespace in lost else outcome for op, outcome in zip(ops, planned, strict=True)]
 
     async def _load(
         self, connection: asyncpg.Connection, names: Sequence[tuple[str, str]], whole: frozenset[tuple[str, str]]

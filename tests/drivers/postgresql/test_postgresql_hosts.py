@@ -1,11 +1,13 @@
 """Ways to a server: sockets, TLS, several hosts."""
 
+import asyncio
+
 import pytest
 from postgresql_kit import execute, make, turn, until, within
 
 import servers
 from agentstore import Message, db
-from agentstore.errors import UnavailableError
+from agentstore.errors import ConfigurationError, UnavailableError
 from agentstore.url import StoreURL
 from servers.postgresql import PostgreSQL
 
@@ -50,6 +52,28 @@ async def test_several_hosts_of_which_the_first_is_down(url):
     await backend.aopen()
     assert isinstance((await backend.append([turn("s")]))[0], list)
     await backend.aclose()
+
+
+@pytest.mark.parametrize("state", ["53300", "57P03", "57P01", "08004", "28P01"])
+async def test_several_hosts_of_which_the_first_refuses(url, state):
+    said = f"SFATAL\0C{state}\0Mno\0\0".encode()
+
+    async def refuse(reader, writer):
+        await reader.read(1)
+        writer.write(b"E" + (len(said) + 4).to_bytes(4, "big") + said)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as first:
+        hosts = (first.sockets[0].getsockname(), *StoreURL.parse(url).hosts)
+        backend = make(within(url, hosts=hosts, options={"sslmode": "disable"}))
+        if state == "28P01":
+            with pytest.raises(ConfigurationError, match="does not let this user in"):
+                await backend.aopen()
+        else:
+            await backend.aopen()
+        await backend.aclose()
 
 
 async def test_several_hosts_of_which_one_takes_writes(url, server):
