@@ -10,7 +10,7 @@ VERSIONS := $(foreach pair,$(FOUND),$(firstword $(subst =, ,$(pair))))
 VERSION ?= $(firstword $(VERSIONS))
 ENV := .venv/$(VERSION)
 BIN := $(ENV)/bin
-PYTEST_ARGS ?= -n 2 --dist worksteal
+PYTEST_ARGS ?= -n 3 --dist worksteal
 
 ifeq ($(VERSIONS),)
 $(error No Python 3.11 or newer (with venv and ssl) was found on the path)
