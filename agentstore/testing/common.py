@@ -42,6 +42,10 @@ GUARANTEES = {
     "once between processes": (
         "of one id appended by several processes at the same moment, one is stored, and all are told so"
     ),
+    "ownership between processes": (
+        "of several processes that create one session for different users at the same moment, one succeeds"
+    ),
+    "update between processes": "no change to a session is lost when another process appends to it at the same moment",
 }
 """What a driver may declare in ``lacks``; everything else is not optional."""
 

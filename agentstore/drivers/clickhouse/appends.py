@@ -11,11 +11,11 @@ from agentstore.drivers.sql import rows
 from agentstore.errors import CorruptRecordError
 from agentstore.records import utcnow
 
-from . import heads
+from . import heads, sending
 from .cleaning import clean
-from .literals import listed, literal
+from .literals import MOST, listed, literal, portions
 from .records import id_of, message_rows, messages_of
-from .schema import COLUMNS, HEAD, ID, INDEX_COLUMNS, MESSAGE, MESSAGE_COLUMNS
+from .schema import HEAD, ID, INDEX_COLUMNS, MESSAGE, MESSAGE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from .link import Link, Row
     from .place import Place
 
-_TOGETHER = 50  # sessions whose messages are asked for in one statement
+_TOGETHER = 50  # conditions in one statement
+_SEQS = MOST // _TOGETHER  # in a condition
 
 
 async def append(link: Link, here: Place, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
@@ -45,15 +46,16 @@ async def append(link: Link, here: Place, batch: Sequence[Append]) -> list[Outco
         for session_id, entry in written.items():
             session = known[session_id]
             version = session.next_version(now)
-            floor = session.last_seq if entry.wipe or session.is_gone else None  # also of what others left behind
+            floor = session.top if entry.wipe or session.is_gone else None  # also of what others left behind
             block.append(session.head(entry.session, here.writer.slot, version, floor=floor))
             for message in entry.messages:
                 block += message_rows(session_id, message, version)
-        await link.insert("agentstore_log", COLUMNS, block)
-        for session_id, entry in written.items():
-            session = known[session_id]
-            here.recent.keep(session, entry.session, here.writer.slot, session.next_version(now))
-        await clean(link, [known[key] for key, entry in written.items() if entry.wipe])
+        versions = {session_id: known[session_id].next_version(now) for session_id in written}
+        await sending.insert(link, here.writer.sent, block)
+        with sending.may_be_stored():
+            for session_id, entry in written.items():
+                here.recent.keep(known[session_id], entry.session, here.writer.slot, versions[session_id])
+            await clean(link, [known[key] for key, entry in written.items() if entry.wipe])
     outcomes = iter(planned)
     return [next(outcomes) if op.session_id in stored else broken[op.session_id] for op in batch]
 
@@ -63,15 +65,17 @@ async def _load(link: Link, here: Place, batch: Sequence[Append]) -> tuple[dict[
     session_ids = {op.session_id for op in batch}
     named = {(op.session_id, message.id) for op in batch for message in op.messages}
     keys = {rows.id_key(*name) for name in named}
-    looked = f" OR kind = {ID} AND num IN {listed(sorted(keys))}" if keys else ""
-    found = heads.newest(
-        await link.select(
-            f"SELECT {INDEX_COLUMNS} FROM agentstore_log WHERE (kind = {HEAD}{looked})"
-            f" AND session_id IN {listed(sorted(session_ids))}"
+    looked = [f" OR kind = {ID} AND num IN {listed(part)}" for part in portions(sorted(keys))] or [""]
+    among = listed(sorted(session_ids))
+    rows_found: list[Row] = []
+    for condition in looked:
+        rows_found += await link.select(
+            f"SELECT {INDEX_COLUMNS} FROM agentstore_log WHERE (kind = {HEAD}{condition}) AND session_id IN {among}"
         )
-    )
+    found = heads.newest(rows_found)
     known = heads.together((row for row in found if row[0] == HEAD), session_ids)
     known |= await heads.load(link, [name for name, session in known.items() if not here.recent.recall(session)])
+    here.writer.sent.tell(known.values())
     ids: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for kind, session_id, _, entry, seq, _, deleted, _ in found:
         if kind != ID:
@@ -89,10 +93,10 @@ async def _add_messages(
     stored: dict[str, rules.Stored],
     broken: dict[str, CorruptRecordError],
 ) -> None:
-    names = sorted(ids)
+    conditions = [_named(name, part) for name in sorted(ids) for part in portions(sorted(ids[name].values()), _SEQS)]
     found: list[Row] = []
-    for at in range(0, len(names), _TOGETHER):
-        condition = " OR ".join(_named(name, ids[name].values()) for name in names[at : at + _TOGETHER])
+    for together in portions(conditions, _TOGETHER):
+        condition = " OR ".join(together)
         found += await link.select(
             f"SELECT {MESSAGE_COLUMNS} FROM agentstore_log WHERE {condition}"
             " ORDER BY session_id, num, id, version DESC LIMIT 1 BY session_id, num, id"
@@ -110,4 +114,4 @@ async def _add_messages(
 
 
 def _named(session_id: str, seqs: Iterable[int]) -> str:
-    return f"(kind = {MESSAGE} AND session_id = {literal(session_id)} AND num IN {listed(sorted(seqs))})"
+    return f"(kind = {MESSAGE} AND session_id = {literal(session_id)} AND num IN {listed(seqs)})"

@@ -14,6 +14,7 @@ from .connecting import ConnectionPool
 from .examining import examine
 from .isolation import isolated
 from .place import loop, place
+from .sending import SentError
 from .target import target
 
 if TYPE_CHECKING:
@@ -62,12 +63,13 @@ class ClickHouseBackend:
         "increment between processes": _LACK,
         "pop between processes": _LACK,
         "once between processes": _LACK,
+        "ownership between processes": _LACK,
+        "update between processes": _LACK,
     }
 
     def __init__(self, url: StoreURL, pool: PoolOptions) -> None:
         self._target = target(url)
         self._options = pool
-        self._key = url.secret
         self._pools: Pools[Link] = Pools(url, pool, self._make_pool)
         self._opened = False
         self._closed = False
@@ -164,9 +166,12 @@ class ClickHouseBackend:
 
     async def _write(self, lock: Callable[[Place], asyncio.Lock], work: Callable[[Link, Place], Awaitable[T]]) -> T:
         async def run() -> T:
-            here = place(self._key)
-            async with lock(here), self._pools.connection() as link:
-                return await work(link, here)
+            here = place(self._target.store)
+            try:
+                async with lock(here), self._pools.connection() as link:
+                    return await work(link, here)
+            except SentError as sent:
+                raise sent.error from sent.error.__cause__
 
         self._check_open()
         return await uncancelled(loop.run(run))

@@ -18,13 +18,13 @@ _TOGETHER = 50  # sessions in a statement
 
 
 async def clean(link: Link, sessions: Sequence[Known]) -> None:
-    """Replace what the log still holds of messages up to each session's `last_seq`, as it was read.
+    """Replace what the log still holds of messages up to each session's `top`, as it was read.
 
     No reader sees them any more, so this need not happen at once with anything, and may be done again.
     """
     for at in range(0, len(sessions), _TOGETHER):
         condition = " OR ".join(
-            f"(kind IN ({MESSAGE}, {ID}) AND session_id = {literal(known.session_id)} AND seq <= {known.last_seq})"
+            f"(kind IN ({MESSAGE}, {ID}) AND session_id = {literal(known.session_id)} AND seq <= {known.top})"
             for known in sessions[at : at + _TOGETHER]
         )
         await link.select(

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from asynch import errors as asynch
 from asynch.errors import ServerException
 
-from agentstore.errors import AgentstoreError, ConfigurationError, CorruptRecordError, UnavailableError
+from agentstore.errors import (
+    AgentstoreError,
+    ConfigurationError,
+    CorruptRecordError,
+    InvalidInputError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,6 +81,11 @@ _MEMORY = Meaning(
     UnavailableError, "the server has not enough memory for this", "Raise its max_memory_usage, or read in pages"
 )
 _QUOTA = Meaning(UnavailableError, "the user's quota or a limit of its profile is used up", "Raise it")
+_LARGE = Meaning(
+    InvalidInputError,
+    "a statement is larger than the server takes",
+    "Name fewer sessions, ids or keys in one call, or raise the server's max_ast_elements and max_ast_depth",
+)
 _TABLES = Meaning(
     CorruptRecordError,
     "its tables are not those that agentstore made",
@@ -96,6 +107,7 @@ BY_CODE: Mapping[int, Meaning] = {
     252: _PARTS,
     **dict.fromkeys((96, 242, 298, 319, 999), _ENDING),
     243: _ROOM,
+    **dict.fromkeys((167, 168), _LARGE),
     **dict.fromkeys((173, 241), _MEMORY),
     **dict.fromkeys((158, 160, 161, 162, 191, 201, 307, 396), _QUOTA),
     **dict.fromkeys((8, 10, 16, 20, 47, 53, 60), _TABLES),
@@ -138,7 +150,7 @@ RAISED = tuple(BY_TYPE)
 """What the use of a connection may raise that `translated` takes."""
 
 
-def code(error: BaseException) -> int | None:
+def code(error: BaseException | None) -> int | None:
     """The number of a server's error."""
     return error.code if isinstance(error, ServerException) else None
 

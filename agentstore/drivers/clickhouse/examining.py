@@ -9,6 +9,7 @@ from agentstore.errors import AgentstoreError
 from agentstore.findings import Finding
 
 from . import opening
+from .errors import code
 from .schema import VERSION
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from .link import Link
 
+_NO_TABLE = 60  # the server's code
 _SKEW = 1.5  # seconds: old servers tell whole ones, which are half a second too early on average
 _CROWDED = 100  # parts of a table at which merging seems to be behind; at 300 a server refuses to insert
 
@@ -131,8 +133,10 @@ async def _connections(link: Link, pool: PoolOptions) -> list[Finding]:
         limits: dict[str, str] = dict(
             await link.select("SELECT name, value FROM system.server_settings WHERE name = 'max_connections'")
         )
-    except AgentstoreError:  # old servers do not tell their limit
-        return []
+    except AgentstoreError as error:
+        if code(error.__cause__) != _NO_TABLE:
+            raise
+        return []  # old servers do not tell their limit
     limit, used = int(limits.get("max_connections", 0)), found.get("TCPConnection", 0)
     value = f"{used} in use, {limit} allowed; {pool.size} for each process here"
     if limit and limit - used < pool.size:

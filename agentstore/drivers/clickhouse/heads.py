@@ -10,7 +10,7 @@ from agentstore import codec, rules
 from agentstore.errors import CorruptRecordError
 
 from .literals import listed, literal
-from .numbers import Scale
+from .numbers import Scale, end
 from .records import dense_of, head_row, session_of, tombstone_row
 from .schema import HEAD, HEAD_COLUMNS, KEY, MESSAGE
 
@@ -41,6 +41,8 @@ class Known:
         slots: Where it has heads.
         count: Messages it holds, if they were counted.
         decoded: The session of the head that counts, if it need not be read.
+        sent_seq: The highest seq that may yet be stored, by an INSERT of this process that failed.
+        sent_version: The highest such version.
     """
 
     session_id: str
@@ -52,6 +54,13 @@ class Known:
     slots: list[int] = field(default_factory=list)
     count: int = 0
     decoded: Session | None = None
+    sent_seq: int = 0
+    sent_version: int = 0
+
+    @property
+    def top(self) -> int:
+        """Where new seqs have to be above."""
+        return max(self.last_seq, self.sent_seq)
 
     @property
     def is_gone(self) -> bool:
@@ -75,8 +84,8 @@ class Known:
         return self.decoded or session_of(self.row, self.last_seq, self.count)
 
     def next_version(self, now: datetime) -> int:
-        """A version for what is written now: above all that was read."""
-        return max(codec.to_micros(now), self.version + 1)
+        """A version for what is written now: above all that was read, and all that may yet be stored."""
+        return max(codec.to_micros(now), self.version + 1, self.sent_version + 1)
 
     def head(self, session: Session, slot: int, version: int, *, floor: int | None = None) -> Row:
         """The row that says what the session has become."""
@@ -86,8 +95,8 @@ class Known:
     def tombstones(self, slot: int, version: int, *, floor: int | None = None) -> list[Row]:
         """The rows that leave only the last seq of it, in whatever slot there is a head."""
         slots = {slot, *self.slots}
-        floor = self.last_seq if floor is None else floor
-        return [tombstone_row(self.session_id, at, version, self.last_seq, floor) for at in sorted(slots)]
+        floor = self.top if floor is None else floor
+        return [tombstone_row(self.session_id, at, version, self.top, floor) for at in sorted(slots)]
 
     def is_live(self, now: datetime) -> bool:
         """Whether there is a session, readable or not, that has not expired."""
@@ -161,7 +170,10 @@ async def _count(link: Link, sessions: Sequence[Known]) -> None:
 
 def alive(known: Known) -> str:
     """The condition for messages that may be there."""
-    return f"(kind = {MESSAGE} AND session_id = {literal(known.session_id)} AND num > {known.floor})"
+    return (
+        f"(kind = {MESSAGE} AND session_id = {literal(known.session_id)}"
+        f" AND num > {known.floor} AND num < {end(known.last_seq)})"
+    )
 
 
 def readable(found: Mapping[str, Known]) -> tuple[dict[str, rules.Stored], dict[str, CorruptRecordError]]:
@@ -170,7 +182,7 @@ def readable(found: Mapping[str, Known]) -> tuple[dict[str, rules.Stored], dict[
     broken: dict[str, CorruptRecordError] = {}
     for session_id, known in found.items():
         try:
-            stored[session_id] = rules.Stored(known.session, known.last_seq)
+            stored[session_id] = rules.Stored(known.session, known.top)
         except CorruptRecordError as error:
             broken[session_id] = error
     return stored, broken

@@ -8,6 +8,8 @@ from agentstore import rules
 from agentstore.errors import CorruptRecordError, InvalidInputError
 from agentstore.rules.outcomes import UNEXPECTED
 
+from .sending import SentError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
@@ -22,10 +24,14 @@ async def isolated(
 ) -> list[Outcome[Out]]:
     """`run` the batch; if an operation or what is stored stops it, run each by itself.
 
-    A block is stored whole or not at all, and all are planned before one is sent, so nothing of it was stored.
+    All are planned before a block is sent, so nothing was stored; what goes wrong after that concerns all of them.
     """
     try:
         return await run(batch)
+    except SentError as sent:
+        if len(batch) == 1:
+            return rules.each([sent.error], _fail)
+        raise
     except (CorruptRecordError, InvalidInputError, *UNEXPECTED) as error:
         if len(batch) == 1:
             return rules.each([error], _fail)

@@ -80,18 +80,13 @@ class ServerLink:
 
     async def _select_bytes(self, statement: str) -> list[Row]:
         async with self._exchange():
-            await self._connection.connect()  # anew: the rest of the former answer is still under way
             await self._begin(statement, {"strings_as_bytes": True})
             return [_decoded(row) for row in await self._connection.receive_result()]
 
     async def insert(self, table: str, columns: str, rows: Sequence[Row]) -> None:
         statement = f"INSERT INTO {table} ({columns}) VALUES"
         async with self._exchange():
-            try:
-                await self._insert(statement, rows)
-            except ServerException:  # with or without having read the rows: nobody knows what comes next
-                self._connection.is_query_executing = True
-                raise
+            await self._insert(statement, rows)
 
     async def _insert(self, statement: str, rows: Sequence[Row]) -> None:
         """The types are asked for once; from then on statement and rows go out together."""
@@ -124,8 +119,12 @@ class ServerLink:
     async def _exchange(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._seconds + _GRACE):
+                if self._connection.is_query_executing:
+                    await self._connection.connect()  # anew: the rest of the former answer may be under way
                 yield
         except RAISED as error:
+            if isinstance(error, ServerException):  # asynch takes it for the end, but more may follow: nobody knows
+                self._connection.is_query_executing = True
             raise translated(error, self._place) from error
 
     async def _begin(self, statement: str, client: dict[str, Any]) -> None:

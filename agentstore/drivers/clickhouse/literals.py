@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
+
+T = TypeVar("T")
+
+MOST = 10_000
+"""Values in a statement: a server takes 50,000 nodes of syntax, of which a value is one."""
 
 _SPECIAL = re.compile(r"['\\\x00]")
 _ESCAPED = {"'": "\\'", "\\": "\\\\", "\0": "\\0"}
@@ -22,3 +27,8 @@ def literal(value: str | int) -> str:
 def listed(values: Iterable[str | int]) -> str:
     """What stands behind IN."""
     return "(" + ", ".join(map(literal, values)) + ")"
+
+
+def portions(values: Sequence[T], size: int = MOST) -> Iterator[Sequence[T]]:
+    """So many of them at a time."""
+    return (values[at : at + size] for at in range(0, len(values), size))

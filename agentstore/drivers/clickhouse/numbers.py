@@ -11,6 +11,8 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .sending import Sent
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,17 +24,27 @@ _SLOTS = 1024
 _PLACES = 1 << INDEX_BITS
 
 
+def end(last: int) -> int:
+    """The lowest seq that a writer who knows `last` cannot give any more, nor those who knew less.
+
+    It is not ``last + 1``: two processes may share a slot, and the head of one replace that of the other.
+    """
+    return min(((last >> SEQ_BITS) + 1) << SEQ_BITS, HIGHEST)
+
+
 class Writer:
     """Numbers given by one writer: by one process to one store.
 
     Attributes:
         slot: Under which a session keeps its head. There are only so many, else short-lived processes would leave
             a session with ever more heads.
+        sent: What it must not give again.
     """
 
-    __slots__ = ("_number", "slot")
+    __slots__ = ("_number", "sent", "slot")
 
     def __init__(self) -> None:
+        self.sent = Sent()
         self._number = secrets.randbelow(1 << WRITER_BITS)
         self.slot = self._number % _SLOTS
 
@@ -43,8 +55,8 @@ class Writer:
         return [(counter + at // _PLACES) << SEQ_BITS | base | at % _PLACES for at in range(count)]
 
     def versions(self, last: int, count: int) -> Sequence[int]:
-        """Versions of a key of the state, above `last`."""
-        counter = (last >> WRITER_BITS) + 1
+        """Versions of a key of the state, above `last` and all that may yet be stored."""
+        counter = (max(last, self.sent.state) >> WRITER_BITS) + 1
         return [(counter + at) << WRITER_BITS | self._number for at in range(count)]
 
 

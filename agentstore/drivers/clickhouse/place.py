@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import TYPE_CHECKING
 
 from agentstore.private_loop import lasting
 
 from .numbers import Writer
 from .recent import Recent
 
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
 loop = lasting("agentstore-clickhouse")
 
 
 class Place:
-    """What the backends of one URL share in this process.
+    """What the backends of one store share in this process.
 
     Attributes:
         log: Held while the log is written.
@@ -35,12 +39,12 @@ class Place:
         self.recent = Recent()
 
 
-_places: dict[tuple[str, asyncio.AbstractEventLoop], Place] = {}
+_places: dict[tuple[Hashable, asyncio.AbstractEventLoop], Place] = {}
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_places.clear)  # locks may be held by the parent; the writer is another
 
 
-def place(key: str) -> Place:
-    """That of a URL; on the private loop only."""
-    return _places.setdefault((key, asyncio.get_running_loop()), Place())
+def place(store: Hashable) -> Place:
+    """That of a `Target.store`; on the private loop only."""
+    return _places.setdefault((store, asyncio.get_running_loop()), Place())

@@ -6,6 +6,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from agentstore.records import copy_json
+
 if TYPE_CHECKING:
     from agentstore.records import Session
 
@@ -35,7 +37,8 @@ class Recent:
         if len(str(session.metadata)) > _LARGE:
             self._heads.pop(session.id, None)
             return
-        self._heads[session.id] = _Head(slot, version, session, known.scale)
+        own = replace(session, metadata=copy_json(session.metadata))  # what it was made of is the caller's
+        self._heads[session.id] = _Head(slot, version, own, known.scale)
         self._heads.move_to_end(session.id)
         if len(self._heads) > _MOST:
             self._heads.popitem(last=False)

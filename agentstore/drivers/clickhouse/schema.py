@@ -38,6 +38,9 @@ COLUMNS = (
 """All columns of the log. Each is files in every part, which is most of what a small INSERT costs on old servers: so
 what is seldom there (a title, a parent, a tool's call id, a name) stands as JSON in `more`."""
 
+STATE_COLUMNS = "namespace, key, value, version, expires_at, deleted"
+"""All columns of the state."""
+
 _LOG = """
 CREATE TABLE IF NOT EXISTS agentstore_log (
     kind Int8,

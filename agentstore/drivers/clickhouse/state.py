@@ -11,9 +11,10 @@ from agentstore import codec, rules
 from agentstore.protocol import DeleteKeys, SetItems
 from agentstore.records import StateItem, utcnow
 
-from .literals import listed, literal
+from . import sending
+from .literals import MOST, listed, literal, portions
 from .records import item_of, micros
-from .schema import NEVER
+from .schema import NEVER, STATE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from .link import Link, Row
     from .numbers import Writer
 
-_COLUMNS = "namespace, key, value, version, expires_at, deleted"
 _BLIND = "namespace, key, 'null', version, expires_at, deleted"  # what cannot be read can be replaced and removed
 _NEWEST = "ORDER BY namespace, key, version DESC LIMIT 1 BY namespace, key"
 _EXTRA = 20  # rows more than a scan is to give: some will be gone
 _WIDER = 4
 _MOST = 10_000  # rows in one step of a scan
+_NAMES = MOST // 4  # keys in a statement: each may be of another namespace, and bring a condition
 
 PURGED = 1000
 """Keys that go in one block."""
@@ -37,7 +38,7 @@ PURGED = 1000
 async def get_items(link: Link, batch: Sequence[GetItems]) -> list[Outcome[dict[str, StateItem]]]:
     """All keys by the primary key."""
     names = sorted({(op.namespace, key) for op in batch for key in op.keys})
-    found = {row[:2]: row for row in await _load(link, _COLUMNS, names)}
+    found = {row[:2]: row for row in await _load(link, STATE_COLUMNS, names)}
     now = utcnow()
 
     def answer(op: GetItems) -> dict[str, StateItem]:
@@ -57,7 +58,7 @@ async def scan(link: Link, op: Scan) -> list[StateItem]:
         limit = "" if step is None else f" LIMIT {min(step, _MOST)}"
         direction = "DESC" if op.reverse else "ASC"
         rows = await link.select(
-            f"SELECT {_COLUMNS} FROM agentstore_state WHERE {' AND '.join(_range(op, after))}"
+            f"SELECT {STATE_COLUMNS} FROM agentstore_state WHERE {' AND '.join(_range(op, after))}"
             f" ORDER BY key {direction}, version DESC LIMIT 1 BY key{limit}"
         )
         found += [item_of(*row[1:5]) for row in rows if _is_live(row, now)]
@@ -84,7 +85,7 @@ async def write_items(link: Link, writer: Writer, batch: Sequence[StateOp]) -> l
     blind = all(isinstance(op, (SetItems, DeleteKeys)) for op in batch)
     names = rules.named_keys(batch)
     plan = rules.StatePlan(dict.fromkeys(names), {}, numbering=writer.versions)
-    for row in await _load(link, _BLIND if blind else _COLUMNS, names):
+    for row in await _load(link, _BLIND if blind else STATE_COLUMNS, names):
         _add(plan, row)
     outcomes = plan.apply(batch, utcnow())
     await _keep(link, writer, plan)
@@ -114,13 +115,14 @@ async def purge(link: Link, writer: Writer, names: Sequence[tuple[str, str]]) ->
 
 async def _load(link: Link, columns: str, names: Sequence[tuple[str, str]]) -> list[Row]:
     """The newest rows of sorted (namespace, key) pairs, tombstones among them."""
-    if not names:
-        return []
-    parts = [
-        f"(namespace = {literal(namespace)} AND key IN {listed(key for _, key in keys)})"
-        for namespace, keys in groupby(names, key=itemgetter(0))
-    ]
-    return await link.select(f"SELECT {columns} FROM agentstore_state WHERE {' OR '.join(parts)} {_NEWEST}")
+    found: list[Row] = []
+    for part in portions(names, _NAMES):
+        conditions = [
+            f"(namespace = {literal(namespace)} AND key IN {listed(key for _, key in keys)})"
+            for namespace, keys in groupby(part, key=itemgetter(0))
+        ]
+        found += await link.select(f"SELECT {columns} FROM agentstore_state WHERE {' OR '.join(conditions)} {_NEWEST}")
+    return found
 
 
 def _is_live(row: Row, now: int) -> bool:
@@ -139,7 +141,7 @@ def _add(plan: rules.StatePlan, row: Row) -> None:
 async def _keep(link: Link, writer: Writer, plan: rules.StatePlan) -> None:
     rows = list(_rows(plan.changed, plan, writer))
     if rows:
-        await link.insert("agentstore_state", _COLUMNS, rows)
+        await sending.insert_state(link, writer.sent, rows)
 
 
 def _rows(names: Iterable[tuple[str, str]], plan: rules.StatePlan, writer: Writer) -> Iterator[Row]:

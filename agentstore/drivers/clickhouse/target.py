@@ -11,6 +11,7 @@ from agentstore.errors import ConfigurationError
 if TYPE_CHECKING:
     from agentstore.url import StoreURL
 
+_HERE = {"localhost", "127.0.0.1", "::1"}
 PORT, TLS_PORT = 9000, 9440
 _FLAGS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
 
@@ -40,6 +41,12 @@ class Target:
     tls: bool
     verify: bool
     ca_certs: str | None
+
+    @property
+    def store(self) -> tuple[str, int, str]:
+        """What tells this store from others, whoever comes and however this machine is called."""
+        host = self.host.lower().strip("[]")
+        return "localhost" if host in _HERE else host, self.port, self.database
 
     def check_files(self) -> None:
         """Read the files for TLS.

@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from .literals import literal
-from .numbers import HIGHEST
+from .numbers import end
 from .records import messages_of
 from .schema import MESSAGE, MESSAGE_COLUMNS
 
@@ -55,7 +55,9 @@ class Reader:
     def of(cls, known: Known, op: Read) -> Reader:
         """At the end from which `op` reads."""
         above = max(known.floor, op.after or 0)
-        below = HIGHEST if op.before is None else max(min(op.before, HIGHEST), 0)
+        below = end(known.last_seq)  # what came since may be another owner's, of a session made anew
+        if op.before is not None:
+            below = max(min(op.before, below), 0)
         return cls(known, op, {}, above, below, None if op.limit is None else op.limit + _SLACK)
 
     @property
@@ -70,9 +72,9 @@ class Reader:
         if self.reach is None:
             self.above = self.below
         elif self.op.oldest_first:
-            end = scale.seq(scale.place(low) + self.reach)
-            if end <= last:
-                high = min(high, end)
+            stop = scale.seq(scale.place(low) + self.reach)
+            if stop <= last:
+                high = min(high, stop)
             self.above = high - 1
         else:
             start = scale.seq(scale.place(min(high - 1, last)) - self.reach) - 1

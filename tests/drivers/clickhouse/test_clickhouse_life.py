@@ -9,9 +9,11 @@ from clickhouse_kit import make, opened, turn
 from agentstore import Message, db, errors
 from agentstore.drivers.clickhouse import place
 from agentstore.drivers.clickhouse.link import ServerLink
+from agentstore.drivers.clickhouse.target import target
 from agentstore.options import PoolOptions
 from agentstore.protocol import GetItems, Read, SetItems
 from agentstore.testing.processes import together
+from agentstore.url import StoreURL
 
 pytestmark = pytest.mark.anyio
 
@@ -204,7 +206,7 @@ async def test_a_fork_is_another_writer(fresh):
 
 
 async def _writer(url):
-    return place.place(url).writer
+    return place.place(target(StoreURL.parse(url)).store).writer
 
 
 async def _in_child(url):
