@@ -30,10 +30,14 @@ async def append(wire: Wire, batch: Sequence[Append]) -> list[Outcome[list[Messa
 
     A session that cannot be read, or whose server cannot be reached, concerns its own appends alone.
     """
+    if not batch:
+        return []
     failed: dict[str, AgentstoreError] = {}
-    guessed: dict[str, datetime] = {}
+    guessed: set[str] = set()
+    planned: datetime | None = None
 
     async def load(ops: Sequence[Append]) -> optimistic.Loaded[Version]:
+        nonlocal planned
         stored: dict[str, rules.Stored] = {}
         versions: dict[str, Version] = {}
         now = wire.clock.now()
@@ -49,11 +53,12 @@ async def append(wire: Wire, batch: Sequence[Append]) -> list[Outcome[list[Messa
                     failed[session_id] = answer
                     answer = rules.Stored(), Version("", "", None)  # noqa: PLW2901  planned like the others, never written
                 stored[session_id], versions[session_id] = answer
-        for session_id, session in guesses.items():
+        for session_id, (session, version) in guesses.items():
             stored[session_id] = rules.Stored(session, session.last_seq)
-            versions[session_id] = Version(records.version(session), "", session)
+            versions[session_id] = Version(version, "", session)
         guessed.clear()
-        guessed.update(dict.fromkeys(guesses, now))
+        guessed.update(guesses)
+        planned = now
         return optimistic.Loaded(stored, versions, now)
 
     async def write(
@@ -67,7 +72,8 @@ async def append(wire: Wire, batch: Sequence[Append]) -> list[Outcome[list[Messa
                 entry.session.last_seq,
                 entry.wipe,
                 added=entry.messages,
-                guessed=guessed.get(session_id),
+                planned=planned,
+                guessed=session_id in guessed,
             )
             for session_id, entry in written.items()
             if session_id not in failed

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
     BusyLoadingError,
@@ -90,7 +91,8 @@ class Client:
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """An answer for each command, in order; an `AgentstoreError` where it failed.
 
-        Commands for one server go out together, and are carried out in order unless a slot is just moving.
+        Commands for one server go out together, and are carried out in order. Where one has to go again, so do those
+        after it in its slot, for they may depend on the order; but no script, which does not.
         """
         answers: list[Any] = [None] * len(commands)
         args = [command.args for command in commands]
@@ -111,10 +113,11 @@ class Client:
             if not failed:
                 return answers
             redirected = {}
-            left = [index for index in failed if self._again(index, args, answers, redirected)]
+            again = [index for index in failed if self._again(index, commands[index].key, args, answers, redirected)]
+            left = _with_later(again, commands)
             if not left or time.monotonic() > deadline:
                 break
-            if attempt > _AT_ONCE or any(isinstance(answers[index], (*_NOT_YET, _Unsent)) for index in left):
+            if attempt > _AT_ONCE or any(isinstance(answers[index], (*_NOT_YET, _Unsent)) for index in again):
                 await asyncio.sleep(_PAUSE)
         return [self._told(answer) if isinstance(answer, Exception) else answer for answer in answers]
 
@@ -193,7 +196,7 @@ class Client:
         for index in indices:
             answers[index] = failure
 
-    def _again(self, index: int, args: list[Any], answers: list[Any], redirected: dict[int, Address]) -> bool:
+    def _again(self, index: int, key: str, args: list[Any], answers: list[Any], redirected: dict[int, Address]) -> bool:
         """Whether a command that failed was not carried out, and should be sent again."""
         error = answers[index]
         match error:
@@ -208,6 +211,8 @@ class Client:
                 redirected[index] = Address(error.host, error.port)
             case _Unsent(why=BusyLoadingError()):
                 return True
+            case ClusterDownError():
+                self._topology.down(key)
             case ReadOnlyError() | _Unsent():
                 if self._topology.fixed or (isinstance(error, _Unsent) and not passes(error.why)):
                     return False
@@ -223,6 +228,24 @@ class Client:
             self._learning.add_done_callback(_looked_at)
         await asyncio.shield(self._learning)
         self._links.keep(self._topology.everyone())
+
+
+def _with_later(again: Sequence[int], commands: Sequence[Command]) -> list[int]:
+    """What has to go again, with the later commands of the same slots that are no scripts, in order.
+
+    What was read after something else must still be read after it: else a head of now would stand beside a log of then.
+    """
+    first: dict[int, int] = {}
+    for index in again:
+        first.setdefault(key_slot(commands[index].key.encode()), index)
+
+    def depends(index: int, command: Command) -> bool:
+        if command.args[0] == "EVALSHA":
+            return False
+        return index > first.get(key_slot(command.key.encode()), len(commands))
+
+    chosen = set(again)
+    return [index for index, command in enumerate(commands) if index in chosen or (first and depends(index, command))]
 
 
 def _looked_at(task: asyncio.Task[None]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentstore.records import Message, Session
 
 _MOST = 2**31 - 1  # of what a command is asked for: a list holds no more
-_VERSION = 41  # bytes that hold the version of any head
+_VERSION = 64  # bytes that hold the version of any head
 _REPLIES = 2  # for a read by a caller who may see all
 
 
@@ -77,6 +77,8 @@ def _answer(op: Read, answers: Sequence[Any], now: datetime) -> Outcome[list[Mes
 
 async def heads(wire: Wire, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
     """The heads of sessions."""
+    if not batch:
+        return []
     names = [wire.keys.session(op.session_id).head for op in batch]
     time, *answers = await wire.run([Command(names[0], TIME), *(Command(name, ("GET", name)) for name in names)])
     now = wire.time_of(checked(time))
@@ -122,7 +124,7 @@ async def clear(wire: Wire, session_id: str, user_id: str | None) -> int:
         if session is None or not removed:
             return None
         after = rules.shortened(session, removed, now)
-        return Write(session_id, version, replace(after, message_count=0), after.last_seq, wipe=True)
+        return Write(session_id, version, replace(after, message_count=0), after.last_seq, wipe=True, held=removed)
 
     await change(
         wire, f"clearing {session_id!r}", [*load_commands(wire, session_id), Command(log, ("ZCARD", log))], plan

@@ -1,7 +1,7 @@
 """What this process wrote last, and the server's clock: enough to plan most appends without asking first.
 
-Such a plan is a guess. The script that carries it out compares the session's version as always, looks for the message
-ids too, and refuses a time that is not the server's; then the append is planned again from what is there. So a guess
+Such a plan is a guess. The script that carries it out compares the session's version and looks for the message ids as
+always, and refuses a time that is not the server's; then the append is planned again from what is there. So a guess
 can cost a round trip, and saves one wherever nobody else writes to the session.
 """
 
@@ -36,17 +36,22 @@ class Recent:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, tuple[Session, str]] = {}
         self._shared: dict[str, float] = {}
 
-    def put(self, session_id: str, session: Session | None, size: int) -> None:
-        """It was written so; None: it is gone. `size` is the length of its head."""
-        if session is not None and session.metadata:  # the caller has parts of it, and may change them
-            session = replace(session, metadata=copy_json(session.metadata))
+    def forget(self, session_id: str) -> None:
+        """It is being written, or gone."""
         with self._guard:
             self._sessions.pop(session_id, None)
-            if session is not None and size <= _LARGE and self._shared.get(session_id, 0) < time.monotonic():
-                self._sessions[session_id] = session
+
+    def put(self, session: Session, version: str, size: int) -> None:
+        """It was written so, with this version. `size` is the length of its head."""
+        if session.metadata:  # the caller has parts of it, and may change them
+            session = replace(session, metadata=copy_json(session.metadata))
+        with self._guard:
+            self._sessions.pop(session.id, None)
+            if size <= _LARGE and self._shared.get(session.id, 0) < time.monotonic():
+                self._sessions[session.id] = session, version
                 if len(self._sessions) > _MOST:
                     del self._sessions[next(iter(self._sessions))]
 
@@ -59,17 +64,17 @@ class Recent:
                 del self._shared[known]
             self._shared[session_id] = now + _SHARED
 
-    def guess(self, ops: Iterable[Append], now: datetime) -> dict[str, Session]:
-        """The sessions of these appends that need not be asked for: nothing but a race can make them fail."""
-        found: dict[str, Session] = {}
+    def guess(self, ops: Iterable[Append], now: datetime) -> dict[str, tuple[Session, str]]:
+        """The sessions of these appends that need not be asked for, with versions: only a race makes them fail."""
+        found: dict[str, tuple[Session, str]] = {}
         barred: set[str] = set()
         for op in ops:
-            session = self._sessions.get(op.session_id)
-            if session is not None and _simple(op, session, now):
-                found[op.session_id] = session
+            known = self._sessions.get(op.session_id)
+            if known is not None and _simple(op, known[0], now):
+                found[op.session_id] = known
             else:
                 barred.add(op.session_id)
-        return {session_id: session for session_id, session in found.items() if session_id not in barred}
+        return {session_id: known for session_id, known in found.items() if session_id not in barred}
 
 
 def _simple(op: Append, session: Session, now: datetime) -> bool:

@@ -1,11 +1,13 @@
 """Records as the texts that are stored, and back.
 
-A head is ``last_seq updated_at {json}``: the numbers are the session's version, which a script compares as the text's
-beginning. A message is its seq in 19 digits and ``{json}``; an item is ``version expires_at value``.
+A head is ``last_seq updated_at nonce {json}``: what stands before the JSON is the session's version, which a script
+compares as the text's beginning; the nonce is drawn for each write, so no version ever comes back. A message is its seq
+in 19 digits and ``{json}``; an item is ``version expires_at value``.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SEQ = 19
-_HEAD = re.compile(r"(\d+) (-?\d+) ", re.ASCII)
+_HEAD = re.compile(r"(\d+) (-?\d+) [0-9a-f]+ ", re.ASCII)
 _ITEM = re.compile(rb"(\d{1,19}) (-?\d{1,18}|-) ")
 _VERSION = re.compile(rb"\d+")
+_NONCE = 6  # bytes
 HEADER = 47
 """The last byte of an item that may belong to its version and expiry."""
 
@@ -33,12 +36,17 @@ _PAST = datetime(1, 1, 1, tzinfo=UTC)
 # --- sessions ---------------------------------------------------------------------------------------------------
 
 
-def version(session: Session) -> str:
-    """What the head of `session` begins with, and that of no other state of this session."""
-    return f"{session.last_seq} {codec.to_micros(session.updated_at)} "
+def new_version(session: Session) -> str:
+    """What the head of `session` shall begin with, and has never begun with."""
+    return f"{session.last_seq} {codec.to_micros(session.updated_at)} {os.urandom(_NONCE).hex()} "
 
 
-def head_text(session: Session) -> str:
+def version_of(head: bytes) -> bytes:
+    """What a head begins with that can be read."""
+    return head[: head.index(b"{")]
+
+
+def head_text(session: Session, version: str) -> str:
     """The head."""
     fields = {
         "user_id": session.user_id,
@@ -50,7 +58,7 @@ def head_text(session: Session) -> str:
         "expires_at": session.expires_at and session.expires_at.isoformat(timespec="microseconds"),
         "parent_id": session.parent_id,
     }
-    return version(session) + codec.dumps({name: value for name, value in fields.items() if value is not None})
+    return version + codec.dumps({name: value for name, value in fields.items() if value is not None})
 
 
 def session_of(session_id: str, head: bytes) -> Session:
@@ -158,6 +166,21 @@ def messages_of(session_id: str, found: Iterable[bytes]) -> list[Message]:
 
 
 # --- state ------------------------------------------------------------------------------------------------------
+
+
+def floor_of(namespace: str, text: bytes) -> int:
+    """The floor of a namespace; 0 if none is kept.
+
+    Raises:
+        CorruptRecordError: It is no number.
+    """
+    try:
+        return int(text or 0)
+    except ValueError as error:
+        raise CorruptRecordError(
+            f"the floor of namespace {namespace!r} is no number: {text!r}",
+            hint="Set it to a number no lower than any version of the namespace",
+        ) from error
 
 
 def item_text(item: StateItem) -> str:

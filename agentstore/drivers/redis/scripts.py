@@ -17,12 +17,21 @@ elseif redis.call('GETRANGE', head, 0, #version - 1) ~= version then
   return 0
 end
 local text, seq, expires, wipe, from, staged = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-local guessed, dropped, added = ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11])
-if guessed ~= '' then
+local planned, within, held = ARGV[9], ARGV[10], ARGV[11]
+local dropped, added = tonumber(ARGV[12]), tonumber(ARGV[13])
+if within ~= '' then
   local time = redis.call('TIME')
-  if math.abs(time[1] * 1000000 + time[2] - tonumber(guessed)) > 1000000 then return 0 end
-  for i = 12 + dropped, 9 + dropped + 3 * added, 3 do
-    if redis.call('HEXISTS', ids, ARGV[i]) == 1 then return 0 end
+  if math.abs(time[1] * 1000000 + time[2] - tonumber(planned)) > tonumber(within) then return 0 end
+end
+if held ~= '' and redis.call('ZCARD', log) ~= tonumber(held) then return 0 end
+if from ~= '' and redis.call('ZLEXCOUNT', log, '[' .. from, '+') ~= dropped then return 0 end
+if wipe == '' then
+  for i = 14 + dropped, 11 + dropped + 3 * added, 3 do
+    local known = redis.call('HGET', ids, ARGV[i])
+    if known then
+      local digits = string.rep('0', 19 - #known) .. known
+      if redis.call('ZLEXCOUNT', log, '[' .. digits, '[' .. digits .. '~') > 0 then return 0 end
+    end
   end
 end
 if wipe == '1' then redis.call('UNLINK', log, ids) end
@@ -31,7 +40,7 @@ if staged ~= '' then
   redis.call('RENAME', ids .. staged, ids)
 end
 if from ~= '' then redis.call('ZREMRANGEBYLEX', log, '[' .. from, '+') end
-local at = 12
+local at = 14
 for _ = 1, dropped do
   redis.call('HDEL', ids, ARGV[at])
   at = at + 1
@@ -64,9 +73,11 @@ return 1
 KEYS: head, last seq, log, ids, then those of listings. ARGV: the version that the head's text must begin with (empty:
 there must be none); then the last seq that must be kept; the head's new text (empty: remove it); the last seq to keep
 (empty: as it is); when all expires, in milliseconds (empty: never); whether the log goes first; from which member on
-its end goes; the suffix of keys that take the log's place; the time, in microseconds, if all this is a guess, when it
-must be right within a second and no id may be there; how many ids go; how many messages come; the ids; id, seq and
-record of each message; then (command, number of a listing's key, number of arguments, arguments) for each listing.
+its end goes; the suffix of keys that take the log's place; the time this was planned for, and how far it may be off,
+both in microseconds (empty: as far as it likes); how many messages there must be (empty: any number); how many ids go,
+which must be as many as the log's end has messages; how many messages come, none of which may be there; the ids; id,
+seq and record of each message; then (command, number of a listing's key, number of arguments, arguments) for each
+listing.
 """
 
 WRITE_ITEMS = """
@@ -117,20 +128,27 @@ listings as in `WRITE_SESSION`.
 SCAN = """
 local found, size, after = {}, 0, ARGV[2]
 local limit, most = tonumber(ARGV[5]), tonumber(ARGV[6])
-local reverse = ARGV[4] == '1'
-while #found < 2 * limit do
+local reverse, missing, read = ARGV[4] == '1', ARGV[7] == '1', redis.call
+if missing then read = redis.pcall end
+local live = 0
+while live < limit do
   local keys
   if reverse then keys = redis.call('ZREVRANGEBYLEX', KEYS[1], after, ARGV[3], 'LIMIT', 0, 100)
   else keys = redis.call('ZRANGEBYLEX', KEYS[1], after, ARGV[3], 'LIMIT', 0, 100) end
   for _, key in ipairs(keys) do
     after = '(' .. key
-    local text = redis.call('GET', ARGV[1] .. key)
-    if text then
+    local text = read('GET', ARGV[1] .. key)
+    if type(text) ~= 'string' then text = false end
+    if text or missing then
       found[#found + 1] = key
       found[#found + 1] = text
+      size = size + #key
+    end
+    if text then
+      live = live + 1
       size = size + #text
     end
-    if #found >= 2 * limit or size > most then return {after, found} end
+    if live >= limit or size > most then return {after, found} end
   end
   if #keys < 100 then return {'', found} end
 end
@@ -139,7 +157,8 @@ return {after, found}
 """Items in order, with what the next call begins at (empty: there are no more).
 
 KEYS: names. ARGV: what an item's key begins with (its slot is theirs), where to begin, where to end, whether
-backwards, how many at most, and the bytes after which it is enough.
+backwards, how many at most, the bytes after which it is enough, and whether those that are not here shall be named too
+(with null): while a slot moves, they may be on the other server.
 """
 
 SOURCES = {

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Here = rules.Stored
 
+_GUESS = 1_000_000  # microseconds that a guessed time may be off
+_LISTED = 30_000_000  # and any on a cluster: who comes later may find that its listing was cleared, see `listings`
+
 
 @dataclass(frozen=True, slots=True)
 class Version:
@@ -52,7 +55,9 @@ class Write:
         cut_ids: Their ids.
         staged: What the names of keys end in that take the log's place; empty if none do.
         added: Messages to add.
-        guessed: The time that was assumed, if what is there was assumed too (`recent`); None: it was asked for.
+        held: How many messages there must be; None: any number.
+        planned: The time that was assumed.
+        guessed: What is there was assumed too (`recent`).
         delisted: The (listing, member) pairs that are written no more, in addition to those of the former head.
     """
 
@@ -65,7 +70,9 @@ class Write:
     cut_ids: Sequence[str] = ()
     staged: str = ""
     added: Sequence[Message] = ()
-    guessed: datetime | None = None
+    held: int | None = None
+    planned: datetime | None = None
+    guessed: bool = False
     delisted: Sequence[tuple[str, str]] = field(default_factory=list)
 
 
@@ -85,7 +92,7 @@ def loaded(session_id: str, answer: Sequence[bytes | None]) -> tuple[Here, Versi
     kept = last or b""
     session = None if head is None else records.session_of(session_id, head)
     last_seq = max(records.last_seq_of(session_id, kept), session.last_seq if session else 0)
-    return Here(session, last_seq), Version(records.version(session) if session else "", kept, session)
+    return Here(session, last_seq), Version(records.version_of(head) if head else "", kept, session)
 
 
 def wreck(answers: Sequence[Any]) -> tuple[Here, Version]:
@@ -121,7 +128,8 @@ def write_command(wire: Wire, write: Write, head: str, change: Relisting) -> Com
         "1" if write.wipe else "",
         "" if write.cut is None else seq_digits(write.cut.seq or 0),
         write.staged,
-        "" if write.guessed is None else codec.to_micros(write.guessed),
+        *_planned(wire, write),
+        "" if write.held is None else write.held,
         len(write.cut_ids),
         len(write.added),
         *write.cut_ids,
@@ -131,20 +139,31 @@ def write_command(wire: Wire, write: Write, head: str, change: Relisting) -> Com
     return Command(keys.head, call)
 
 
+def _planned(wire: Wire, write: Write) -> tuple[str | int, str | int]:
+    """The time that a write was planned for and how far it may be off, in microseconds."""
+    if write.planned is None or (wire.one_server and not write.guessed):
+        return "", ""
+    return codec.to_micros(write.planned), _GUESS if write.guessed else _LISTED
+
+
 async def commit(wire: Wire, writes: Sequence[Write]) -> list[bool | AgentstoreError]:
     """Write sessions, each whole or not at all: whether its version held, or why it could not be written."""
     entries = wire.keys.entries
-    heads = ["" if write.session is None else records.head_text(write.session) for write in writes]
+    versions = ["" if write.session is None else records.new_version(write.session) for write in writes]
+    heads = [
+        "" if write.session is None else records.head_text(write.session, version)
+        for write, version in zip(writes, versions, strict=True)
+    ]
     changes = [
         relisting(entries(write.session), [*entries(write.version.session), *write.delisted]) for write in writes
     ]
     await wire.before(changes)
     for write in writes:
-        wire.recent.put(write.session_id, None, 0)
+        wire.recent.forget(write.session_id)
     answers = await wire.run([write_command(wire, *parts) for parts in zip(writes, heads, changes, strict=True)])
-    for write, head, answer in zip(writes, heads, answers, strict=True):
-        if answer == 1:
-            wire.recent.put(write.session_id, write.session, len(head))
+    for write, version, head, answer in zip(writes, versions, heads, answers, strict=True):
+        if answer == 1 and write.session is not None:
+            wire.recent.put(write.session, version, len(head))
         elif answer == 0:
             wire.recent.shared(write.session_id)
     done = [answer if isinstance(answer, AgentstoreError) else answer == 1 for answer in answers]
@@ -172,9 +191,11 @@ async def change(
     attempts = Attempts(what, wire.patience)
     while True:
         *answers, time = await wire.ask(*load, Command(load[0].key, TIME))
-        write = plan(answers, wire.time_of(time))
+        now = wire.time_of(time)
+        write = plan(answers, now)
         if write is None:
             return False
+        write.planned = now
         (written,) = await commit(wire, [write])
         if isinstance(written, AgentstoreError):
             raise written

@@ -17,7 +17,7 @@ from .keys import expired_item, expiring_item, moment
 from .wire import TIME, Relisting, Wire, checked, relisting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from agentstore.protocol import GetItems, Outcome, Scan, StateOp
@@ -67,12 +67,17 @@ class _Namespace:
 
 async def get_items(wire: Wire, batch: Sequence[GetItems]) -> list[Outcome[dict[str, StateItem]]]:
     """The live items, in the order asked for, those of one operation as they were at one moment."""
+    if not batch:
+        return []
     commands = [Command(wire.keys.namespace(batch[0].namespace).names, TIME)]
     for op in batch:
         keys = wire.keys.namespace(op.namespace)
-        commands.append(Command(keys.names, ("MGET", *(keys.item + key for key in op.keys))))
-    time, *answers = await wire.run(commands)
+        if op.keys:
+            commands.append(Command(keys.names, ("MGET", *(keys.item + key for key in op.keys))))
+    time, *replies = await wire.run(commands)
     now = wire.time_of(checked(time))
+    left = iter(replies)
+    answers = [next(left) if op.keys else [] for op in batch]
 
     def answer(pair: tuple[GetItems, Any]) -> dict[str, StateItem]:
         op, texts = pair
@@ -87,21 +92,26 @@ async def get_items(wire: Wire, batch: Sequence[GetItems]) -> list[Outcome[dict[
 
 
 async def scan(wire: Wire, op: Scan) -> list[StateItem]:
-    """Steps of at most 1,000 items or 2 MiB, each as it was at one moment."""
+    """Steps of at most 1,000 items or 2 MiB, each as it was at one moment, unless its slot is just moving."""
     keys = wire.keys.namespace(op.namespace)
     found: list[StateItem] = []
     start, end = _bounds(op)
     while start and (op.limit is None or len(found) < op.limit):
         count = _PAGE if op.limit is None else min(_PAGE, op.limit - len(found))
-        arguments = (keys.item, start, end, int(op.reverse), count, _ENOUGH)
+        arguments = (keys.item, start, end, int(op.reverse), count, _ENOUGH, int(not wire.one_server))
         time, (after, flat) = await wire.ask(
             Command(keys.names, TIME), Command(keys.names, scripts.call(scripts.SCAN, [keys.names], *arguments))
         )
         now = wire.time_of(time)
-        items = [records.item_of(key.decode(), text) for key, text in zip(flat[::2], flat[1::2], strict=True)]
+        texts = dict(zip((key.decode() for key in flat[::2]), flat[1::2], strict=True))
+        if missing := [key for key, text in texts.items() if text is None]:
+            names = [keys.item + key for key in missing]
+            answers = await wire.ask(*(Command(name, ("GET", name)) for name in names))
+            texts.update(zip(missing, answers, strict=True))
+        items = [records.item_of(key, text) for key, text in texts.items() if text is not None]
         found += [item for item in items if rules.is_live(item.expires_at, now)]
         start = after.decode()
-    return found
+    return found[: op.limit]
 
 
 def _bounds(op: Scan) -> tuple[str, str]:
@@ -118,13 +128,15 @@ def _bounds(op: Scan) -> tuple[str, str]:
 
 async def write_items(wire: Wire, batch: Sequence[StateOp]) -> list[Outcome[int]]:
     """Load what the batch names, plan, and write each namespace if it is as it was; else again."""
+    if not batch:
+        return []
     outcomes: dict[int, Outcome[int]] = {}
     left = dict(enumerate(batch))
     attempts = Attempts(f"writing to {len({op.namespace for op in batch})} namespaces", wire.patience)
     while True:
         loaded, now = await _load(wire, left.values())
         for index, op in list(left.items()):
-            error = _trouble(op, loaded[op.namespace])
+            error = _trouble(op, loaded.get(op.namespace))
             if error is not None:
                 outcomes[index] = error
                 del left[index]
@@ -141,8 +153,10 @@ async def write_items(wire: Wire, batch: Sequence[StateOp]) -> list[Outcome[int]
         await attempts.again()
 
 
-def _trouble(op: StateOp, here: _Namespace) -> AgentstoreError | None:
-    """Why an operation fails before it is planned: what it needs cannot be read."""
+def _trouble(op: StateOp, here: _Namespace | None) -> AgentstoreError | None:
+    """Why an operation fails before it is planned: what it needs cannot be read. Without keys it needs nothing."""
+    if here is None:
+        return None
     if here.error is not None:
         return here.error
     return here.unreadable.get(op.key) if isinstance(op, (Increment, Expire)) else None
@@ -155,13 +169,13 @@ def _plan(loaded: Mapping[str, _Namespace]) -> rules.StatePlan:
     )
 
 
-async def _load(wire: Wire, ops: Iterable[StateOp]) -> tuple[dict[str, _Namespace], datetime]:
+async def _load(wire: Wire, ops: Collection[StateOp]) -> tuple[dict[str, _Namespace], datetime]:
     """What is there of all that operations name; values only where they are needed."""
     valued = {(op.namespace, op.key) for op in ops if isinstance(op, (Increment, Expire))}
     named: defaultdict[str, list[str]] = defaultdict(list)
     for namespace, key in rules.named_keys(ops):
         named[namespace].append(key)
-    commands = [Command(wire.keys.namespace(next(iter(named))).names, TIME)]
+    commands = [Command(wire.keys.namespace(next(iter(ops)).namespace).names, TIME)]
     for namespace, names in named.items():
         keys = wire.keys.namespace(namespace)
         commands.append(Command(keys.floor, ("GET", keys.floor)))
@@ -178,7 +192,7 @@ async def _load(wire: Wire, ops: Iterable[StateOp]) -> tuple[dict[str, _Namespac
         mine = [next(replies) for _ in range(2 + len(names))]
         try:
             floor, versions, *texts = [checked(answer) for answer in mine]
-            here.floor = int(floor or 0)
+            here.floor = records.floor_of(namespace, floor or b"")
         except AgentstoreError as error:
             here.error = error
             continue

@@ -42,6 +42,9 @@ class Topology(Protocol):
     def moved(self, error: MovedError) -> None:
         """A server said that a slot is another's now."""
 
+    def down(self, key: str) -> None:
+        """The server that has `key` said that its cluster is down, which may be no cluster any more."""
+
 
 class Single:
     """One server."""
@@ -63,6 +66,9 @@ class Single:
 
     def moved(self, error: MovedError) -> None:
         raise error  # a server of a cluster, as one alone
+
+    def down(self, key: str) -> None:
+        """There is nothing else to ask."""
 
 
 class Sentinels:
@@ -106,6 +112,10 @@ class Sentinels:
     def moved(self, error: MovedError) -> None:
         raise error
 
+    def down(self, key: str) -> None:
+        del key
+        self.stale = True
+
 
 class Cluster:
     """A server for each of the 16,384 slots."""
@@ -116,6 +126,7 @@ class Cluster:
         self.stale = True
         self._known = list(place.addresses)
         self._moved: dict[int, Address] = {}
+        self._down: set[Address] = set()
         self._slots: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
 
     def address(self, key: str) -> Address:
@@ -130,7 +141,9 @@ class Cluster:
 
     async def learn(self, ask: Ask) -> None:
         last: Exception | None = None
-        for address in dict.fromkeys((*self._known, *self.everyone())):
+        best: tuple[int, Address, list[Address | None]] | None = None
+        known = dict.fromkeys((*self._known, *self.everyone()))
+        for address in sorted(known, key=self._down.__contains__):
             try:
                 ranges = await ask(address, ("CLUSTER", "SLOTS"))
             except (AuthenticationError, ResponseError):
@@ -138,21 +151,34 @@ class Cluster:
             except (RedisError, OSError) as error:
                 last = error
                 continue
-            self._slots = _table(ranges, address)
-            for slot, moved in self._moved.items():  # who was asked may not have heard of it yet
-                self._slots[slot] = moved
-            self._moved.clear()
-            if address in self._known:
-                self._known.remove(address)
-            self._known.insert(0, address)  # the next time, begin with one that answers
-            self.stale = False
-            return
-        raise RedisClusterException(f"no server of the cluster can be reached; the last one: {last}") from last
+            table = _table(ranges, address)
+            holes = table.count(None)
+            if best is None or holes < best[0]:
+                best = holes, address, table
+            if not holes:  # with some, it may be of a server that has left the cluster: others may know better
+                break
+        if best is None:
+            raise RedisClusterException(f"no server of the cluster can be reached; the last one: {last}") from last
+        _, address, self._slots = best
+        for slot, moved in self._moved.items():  # who was asked may not have heard of it yet
+            self._slots[slot] = moved
+        self._moved.clear()
+        self._down.clear()
+        if address in self._known:
+            self._known.remove(address)
+        self._known.insert(0, address)  # the next time, begin with one that answers
+        self.stale = False
 
     def moved(self, error: MovedError) -> None:
         self.stale = True  # as a rule many slots have moved
         if error.host:
             self._moved[error.slot_id] = Address(error.host, error.port)
+
+    def down(self, key: str) -> None:
+        self.stale = True
+        found = self._slots[key_slot(key.encode())]
+        if found is not None:
+            self._down.add(found)
 
 
 def _table(ranges: Iterable[Any], asked: Address) -> list[Address | None]:
