@@ -10,8 +10,8 @@ One suite, `agentstore.testing`, unchanged for every backend. `make contract` ru
 cases of the test passed. *lacks*: the driver declares that it cannot give this, for the reason below; the test runs
 all the same, and may fail.
 
-This one was written on PostgreSQL 15, MariaDB 10.11, Redis 7.0 and ClickHouse 18.16. What stands for MongoDB is nx-27017,
-which speaks MongoDB's protocol and is not MongoDB.
+This one was written on PostgreSQL 15, MariaDB 10.11, Redis 7.0 and ClickHouse 18.16. What stands for MongoDB is
+nx-27017, which speaks its protocol and is not MongoDB.
 """
 
 
