@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ssl
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from asynch import errors as asynch
 from asynch.errors import ServerException
 
+from agentstore.drivers.meaning import Meaning
 from agentstore.errors import (
     AgentstoreError,
     ConfigurationError,
@@ -19,14 +20,6 @@ from agentstore.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-
-class Meaning(NamedTuple):
-    """An error of ours, with what it says and what to do."""
-
-    error: type[AgentstoreError]
-    says: str
-    hint: str | None = None
 
 
 _LOGIN = Meaning(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from bson import errors as bson_errors
 from pymongo import errors as mongo
 
+from agentstore.drivers.meaning import Meaning
 from agentstore.errors import (
     AgentstoreError,
     ConfigurationError,
@@ -20,14 +21,6 @@ from agentstore.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-class Meaning(NamedTuple):
-    """An error of ours, with what it says and what to do."""
-
-    error: type[AgentstoreError]
-    says: str
-    hint: str | None = None
 
 
 _CREDENTIALS = Meaning(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pymysql import err
 
+from agentstore.drivers.meaning import Meaning
 from agentstore.errors import (
     AgentstoreError,
     ConfigurationError,
@@ -17,14 +18,6 @@ from agentstore.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-class Meaning(NamedTuple):
-    """An error of ours, with what it says and what to do."""
-
-    error: type[AgentstoreError]
-    says: str
-    hint: str | None = None
 
 
 _LOGIN = Meaning(

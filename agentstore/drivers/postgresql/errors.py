@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import asyncpg
 
+from agentstore.drivers.meaning import Meaning
 from agentstore.errors import (
     AgentstoreError,
     ConfigurationError,
@@ -19,14 +20,6 @@ from agentstore.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-class Meaning(NamedTuple):
-    """An error of ours, with what it says and what to do."""
-
-    error: type[AgentstoreError]
-    says: str
-    hint: str | None = None
 
 
 _LOST = Meaning(

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from redis import exceptions as theirs
 from redis.asyncio.sentinel import MasterNotFoundError, SlaveNotFoundError
 
+from agentstore.drivers.meaning import Meaning
 from agentstore.errors import AgentstoreError, ConfigurationError, CorruptRecordError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-
-class Meaning(NamedTuple):
-    """An error of ours, with what it says and what to do."""
-
-    error: type[AgentstoreError]
-    says: str
-    hint: str | None = None
 
 
 _LOGIN = Meaning(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from agentstore.drivers.meaning import Meaning
 from agentstore.errors import (
     AgentstoreError,
     ConflictError,
@@ -16,14 +17,6 @@ from agentstore.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-class Meaning(NamedTuple):
-    """An error of ours, with what it says and what to do."""
-
-    error: type[AgentstoreError]
-    says: str
-    hint: str | None = None
 
 
 _LOCKED = Meaning(
