@@ -50,6 +50,22 @@ KEEP = Keep()
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a write stands in the queue that it waited in.
+
+    It is stored with what it writes, so that a write which comes a second time, from the journal of a process that died
+    before it heard that the first had succeeded, changes nothing, whatever others have done since. See `rules.passed`.
+
+    Attributes:
+        queue: The queue's id.
+        position: Rises from write to write within the queue.
+    """
+
+    queue: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
     """Messages for one session, stored together or not at all.
 
@@ -63,6 +79,7 @@ class Append:
         default_ttl: The TTL of a session created here, where ``ttl`` is None.
         expected_seq: What the session's ``last_seq`` must be; 0 also means that there is none.
         size: Bytes of the messages, by which groups are bounded.
+        mark: If it has waited in a queue: its place there.
     """
 
     session_id: str
@@ -74,6 +91,7 @@ class Append:
     default_ttl: timedelta | None = None
     expected_seq: int | None = None
     size: int = 0
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +122,15 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Find:
+    """Asks which of some message ids a session holds."""
+
+    session_id: str
+    ids: tuple[str, ...]
+    user_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """Sessions by (updated_at, id), newest first; ``cursor`` is a former page's ``next_cursor``."""
 
@@ -129,7 +156,7 @@ class SetItems:
     """Sets keys of a namespace together; its outcome is the new version (of the last key).
 
     ``if_version`` goes with one key: its version now, 0 for a key that is not there. ``size`` is the bytes of the
-    values, by which groups are bounded.
+    values, by which groups are bounded. ``mark`` is as that of an `Append`, kept for the namespace.
     """
 
     namespace: str
@@ -137,6 +164,7 @@ class SetItems:
     ttl: timedelta | None = None
     if_version: int | None = None
     size: int = 0
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +252,17 @@ class ConversationStore(Store, Protocol):
     """The log: per session, messages in the order accepted, addressed by seq."""
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
-        """Store each item whole, durably; messages come back with their seqs, known ones as first stored."""
+        """Store each item whole, durably; messages come back with their seqs, known ones as first stored.
+
+        A session keeps the marks of its appends, in the same atomic step, also when it is removed; `rules` tells what
+        they mean.
+        """
 
     async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
         """Messages of many sessions in one round trip; an unknown session gives ``[]``."""
+
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        """Those of the messages that are there, by id, in one round trip; an unknown session gives ``{}``."""
 
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         """Many sessions without their messages, in one round trip."""
@@ -250,6 +285,14 @@ class ConversationStore(Store, Protocol):
     async def restore(self, session: Session, messages: Sequence[Message]) -> None:
         """Create a session just so, ids, seqs and times included; `ConflictError` if one is there."""
 
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        """Put other texts in place of a session's, for a new encryption key; False if it has changed meanwhile.
+
+        Title and metadata become those of `session`; of the messages (any part of the session's) content, tool calls,
+        tool_call_id, name and metadata become those given, where seq and id agree. Nothing else changes, times
+        included. Only if the stored ``updated_at`` still is that of `session`: else nothing is written at all.
+        """
+
     async def purge_sessions(self) -> int:
         """Remove what has expired, as `delete` does; how many sessions that were."""
 
@@ -261,7 +304,7 @@ class StateStore(Store, Protocol):
         """The items that are there, in one round trip."""
 
     async def write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:
-        """Apply each operation whole, durably, in order."""
+        """Apply each operation whole, durably, in order; a namespace keeps the marks, in the same atomic step."""
 
     async def scan(self, scan: Scan) -> list[StateItem]:
         """Items in key order."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from agentstore.options import PoolOptions
-    from agentstore.protocol import Append, Change, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
+    from agentstore.protocol import Append, Change, Find, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
     from agentstore.stats import PoolStats
     from agentstore.url import StoreURL
 
@@ -40,6 +40,7 @@ class MemoryBackend:
         self._logs: dict[str, list[Message]] = {}
         self._items: dict[str, dict[str, StateItem]] = {}
         self._floors: dict[str, int] = {}
+        self._marks: dict[str, rules.Marks] = {}
 
     async def aopen(self) -> None:
         self._check_open()
@@ -82,6 +83,11 @@ class MemoryBackend:
         with self._lock:
             self._check_open()
             return rules.each(batch, self._read)
+
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        with self._lock:
+            self._check_open()
+            return rules.each(batch, self._find)
 
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         with self._lock:
@@ -136,12 +142,27 @@ class MemoryBackend:
             self._check_open()
             if self._visible(session.id, None) is not None:
                 raise ConflictError(f"session {session.id!r} exists")
-            last_seq = max(self._sessions.get(session.id, rules.Stored()).last_seq, session.last_seq)
+            here = self._stored(session.id)
+            last_seq = max(here.last_seq, session.last_seq)
             head = replace(_head(session), last_seq=last_seq, message_count=len(messages))
-            self._logs[session.id] = _copies(messages)
-            self._sessions[session.id] = rules.Stored(
-                head, last_seq, {message.id: message for message in self._logs[session.id]}
-            )
+            self._logs[session.id] = log = _copies(messages)
+            by_id = {message.id: message for message in log}
+            self._sessions[session.id] = rules.Stored(head, last_seq, by_id, here.marks)
+
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        with self._lock:
+            self._check_open()
+            entry = self._stored(session.id)
+            if entry.session is None or entry.session.updated_at != session.updated_at:
+                return False
+            entry.session = replace(entry.session, title=session.title, metadata=copy_json(session.metadata))
+            texts = {message.id: message for message in _copies(messages)}
+            log = self._logs[session.id]
+            for place, message in enumerate(log):
+                new = texts.get(message.id)
+                if new is not None and new.seq == message.seq:
+                    log[place] = entry.messages[message.id] = rules.rewritten(message, new)
+            return True
 
     async def purge_sessions(self) -> int:
         with self._lock:
@@ -178,6 +199,12 @@ class MemoryBackend:
             start = max(start, end - op.limit)
         return _copies(log[start:end])
 
+    def _find(self, op: Find) -> dict[str, Message]:
+        if self._visible(op.session_id, op.user_id) is None:
+            return {}
+        known = self._sessions[op.session_id].messages
+        return {key: _copies([known[key]])[0] for key in op.ids if key in known}
+
     def _cut(self, session_id: str, count: int, user_id: str | None) -> list[Message]:
         session = self._visible(session_id, user_id)
         if session is None or not count:
@@ -195,7 +222,8 @@ class MemoryBackend:
 
     def _retire(self, session_id: str) -> None:
         self._logs.pop(session_id, None)
-        self._sessions[session_id] = rules.Stored(last_seq=self._sessions[session_id].last_seq)
+        here = self._sessions[session_id]
+        self._sessions[session_id] = rules.Stored(last_seq=here.last_seq, marks=here.marks)
 
     # --- state ---
 
@@ -251,6 +279,7 @@ class MemoryBackend:
         return rules.StatePlan(
             items={name: self._items.get(name[0], {}).get(name[1]) for name in names},
             floors={namespace: self._floors.get(namespace, 0) for namespace, _ in names},
+            marks={namespace: self._marks.get(namespace, {}) for namespace, _ in names},
         )
 
     def _keep(self, plan: rules.StatePlan) -> None:
@@ -262,6 +291,7 @@ class MemoryBackend:
             else:
                 self._items.setdefault(namespace, {})[key] = item
         self._floors.update((namespace, plan.floors[namespace]) for namespace in plan.raised)
+        self._marks.update((namespace, plan.marks[namespace]) for namespace in plan.raised)
 
     def _check_open(self) -> None:
         if self._closed:

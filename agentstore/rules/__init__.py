@@ -5,6 +5,7 @@ guarantees (order, once, ownership, expiry, versions) are spelt once for all bac
 """
 
 from .listings import listing_key, make_cursor, page, prefix_end, read_cursor
+from .marks import Marks, advanced, marks_from_text, marks_to_text, passed
 from .outcomes import each
 from .sessions import (
     Numbering,
@@ -14,6 +15,7 @@ from .sessions import (
     check_owner,
     is_live,
     plan_appends,
+    rewritten,
     shortened,
     touched,
     ttl_of,
@@ -22,21 +24,27 @@ from .sessions import (
 from .state import StatePlan, named_keys
 
 __all__ = [
+    "Marks",
     "Numbering",
     "StatePlan",
     "Stored",
     "Written",
+    "advanced",
     "changed",
     "check_owner",
     "each",
     "is_live",
     "listing_key",
     "make_cursor",
+    "marks_from_text",
+    "marks_to_text",
     "named_keys",
     "page",
+    "passed",
     "plan_appends",
     "prefix_end",
     "read_cursor",
+    "rewritten",
     "shortened",
     "touched",
     "ttl_of",

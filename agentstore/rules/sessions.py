@@ -11,6 +11,7 @@ from agentstore.errors import AccessDeniedError, ConflictError, SessionNotFoundE
 from agentstore.protocol import KEEP, Append, Change
 from agentstore.records import Message, Session
 
+from .marks import Marks, advanced, passed
 from .outcomes import each
 
 if TYPE_CHECKING:
@@ -94,6 +95,18 @@ def shortened(session: Session, removed: int, now: datetime, numbering: Numberin
     return touched(session, now, message_count=session.message_count - removed, last_seq=last_seq)
 
 
+def rewritten(message: Message, texts: Message) -> Message:
+    """The stored message with other texts: see `ConversationStore.rewrite`."""
+    return replace(
+        message,
+        content=texts.content,
+        tool_calls=texts.tool_calls,
+        tool_call_id=texts.tool_call_id,
+        name=texts.name,
+        metadata=texts.metadata,
+    )
+
+
 @dataclass(slots=True)
 class Stored:
     """What a store holds of a session id.
@@ -102,11 +115,13 @@ class Stored:
         session: The session, expired or not; None if there is none.
         last_seq: The last seq ever given under this id: it outlives the session.
         messages: Those of its messages that the operations at hand name, by id.
+        marks: How far queues have come; they outlive the session too.
     """
 
     session: Session | None = None
     last_seq: int = 0
     messages: dict[str, Message] = field(default_factory=dict)
+    marks: Marks = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -117,11 +132,13 @@ class Written:
         session: The new head.
         messages: What is to be added, with seqs, in order.
         wipe: An expired session stood here: its messages go first.
+        marks: All marks that the session has now; None if they are what they were.
     """
 
     session: Session
     messages: list[Message] = field(default_factory=list)
     wipe: bool = False
+    marks: Marks | None = None
 
 
 def plan_appends(
@@ -148,10 +165,12 @@ def _append(
 ) -> list[Message]:
     session = visible(here.session, op.user_id, now)
     known = here.messages if session else {}
+    if passed(here.marks, op.mark):  # a replay: what has been removed since stays away
+        return [known.get(message.id, message) for message in op.messages]
     fresh = [message for message in op.messages if message.id not in known]
     if fresh or not op.messages:  # a retry of what is stored whole succeeds, whatever came since
         _check_expected(op, session)
-    if not fresh and op.messages and session:
+    if not fresh and op.messages and session and op.mark is None:
         return [known[message.id] for message in op.messages]
 
     wipe = session is None and here.session is not None
@@ -179,6 +198,8 @@ def _append(
     entry = written.setdefault(op.session_id, Written(session))
     if wipe:
         entry.wipe, entry.messages = True, []
+    if op.mark is not None:
+        entry.marks = here.marks = advanced(here.marks, op.mark)
     entry.session = session
     entry.messages += added
     return [known[message.id] for message in op.messages]

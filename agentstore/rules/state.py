@@ -10,6 +10,7 @@ from agentstore.errors import ConflictError, InvalidInputError
 from agentstore.protocol import DeleteKeys, Expire, Increment, SetItems, StateOp
 from agentstore.records import StateItem
 
+from .marks import Marks, advanced, passed
 from .outcomes import each
 from .sessions import Numbering, counted, is_live
 
@@ -30,8 +31,9 @@ class StatePlan:
         floors: By namespace, the highest version that a removed key had: filled by the driver likewise. New keys
             begin above it, so no version of a key comes twice.
         changed: The (namespace, key) to write, or to delete where `items` now has None.
-        raised: The namespaces whose floor is to be written.
+        raised: The namespaces whose floor, or whose marks, are to be written.
         numbering: Gives the versions.
+        marks: By namespace, how far queues have come: filled by the driver with what is there, where there is any.
     """
 
     items: dict[tuple[str, str], StateItem | None]
@@ -39,6 +41,7 @@ class StatePlan:
     changed: set[tuple[str, str]] = field(default_factory=set)
     raised: set[str] = field(default_factory=set)
     numbering: Numbering = counted
+    marks: dict[str, Marks] = field(default_factory=dict)
 
     def apply(self, batch: Sequence[StateOp], now: datetime) -> list[Outcome[int]]:
         """Apply the operations in order; an outcome for each."""
@@ -78,12 +81,18 @@ class StatePlan:
         return version
 
     def _set(self, op: SetItems, now: datetime) -> int:
+        marks = self.marks.get(op.namespace, {})
+        if passed(marks, op.mark):  # a replay: whatever has come since is newer
+            return 0
         for key in op.items:
             self._check_version(op.namespace, key, op.if_version, now)
         expires_at = now + op.ttl if op.ttl else None
         version = 0
         for key, value in op.items.items():
             version = self._put(op.namespace, key, value, expires_at)
+        if op.mark is not None:
+            self.marks[op.namespace] = advanced(marks, op.mark)
+            self.raised.add(op.namespace)
         return version
 
     def _delete(self, op: DeleteKeys, now: datetime) -> int:

@@ -21,14 +21,15 @@ try:
 except ImportError as error:
     raise ImportError("agentstore.testing needs pytest and hypothesis: pip install 'agentstore[testing]'") from error
 
-_PARTS = ("appends", "common", "concurrency", "expiry", "ids", "model", "operations", "ownership", "processes", "reads")
-pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in (*_PARTS, "scopes", "sessions", "state")))
+_PARTS = ("appends", "common", "concurrency", "expiry", "ids", "marks", "model", "operations", "ownership", "processes")
+pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in (*_PARTS, "reads", "scopes", "sessions", "state")))
 
 from .appends import AppendContract  # noqa: E402  after the rewriting of its assertions was asked for
 from .common import GUARANTEES  # noqa: E402
 from .concurrency import CancellationContract, LoopContract  # noqa: E402
 from .expiry import ExpiryContract  # noqa: E402
 from .ids import IdContract, TextContract  # noqa: E402
+from .marks import FindContract, MarkContract  # noqa: E402
 from .model import ModelContract  # noqa: E402
 from .operations import OperationContract  # noqa: E402
 from .ownership import OwnershipContract  # noqa: E402
@@ -54,6 +55,8 @@ class StoreContract(
     CancellationContract,
     LoopContract,
     OperationContract,
+    MarkContract,
+    FindContract,
     ModelContract,
 ):
     """All that one process can see of a store."""

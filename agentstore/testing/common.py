@@ -45,6 +45,7 @@ GUARANTEES = {
     "ownership between processes": (
         "of several processes that create one session for different users at the same moment, one succeeds"
     ),
+    "replayed deletions": "a set that comes again from a journal does not bring back a key deleted since",
     "update between processes": "no change to a session is lost when another process appends to it at the same moment",
 }
 """What a driver may declare in ``lacks``; everything else is not optional."""

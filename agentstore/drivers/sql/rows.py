@@ -19,12 +19,16 @@ SESSION = (
 )
 """The columns of a session, in the order of `Session`'s fields: what `session_row` gives and `stored` takes."""
 
+HEAD = f"{SESSION}, marks"
+"""What `head_row` gives, and `stored` takes too."""
+
 MESSAGE = "role, content, id, seq, tool_calls, tool_call_id, name, metadata, run_id, created_at"
 """The columns of a message, in the order of `Message`'s fields: what `messages` takes."""
 
 NEW_MESSAGE = f"session_id, id_key, {MESSAGE}"
 """What `message_row` gives."""
 
+_MARKS = 11  # in a row of `HEAD`
 _UUID_LENGTH, _UUID_VERSION_AT = 36, 14
 _HASH_BITS = 22
 _TIME_SHIFT = 6  # 64 ms: what one turn or group brings lies in one or two leaves of the index
@@ -72,6 +76,11 @@ def session_row(session: Session) -> tuple[Any, ...]:
     )
 
 
+def head_row(session: Session, marks: rules.Marks | None = None) -> tuple[Any, ...]:
+    """The values of `HEAD`; without marks, those that are there are to be kept."""
+    return (*session_row(session), rules.marks_to_text(marks or {}))
+
+
 def message_row(session_id: str, message: Message) -> tuple[Any, ...]:
     """The values of `NEW_MESSAGE`."""
     calls = message.tool_calls
@@ -104,15 +113,16 @@ def _escaped(text: str | None) -> str | None:
 
 
 def stored(row: Sequence[Any]) -> rules.Stored:
-    """What a row of `SESSION` says, which may be a tombstone.
+    """What a row of `SESSION` or `HEAD` says, which may be a tombstone.
 
     Raises:
         CorruptRecordError: It holds what no session has.
     """
     last_seq = row[8]
     try:
+        marks = rules.marks_from_text(row[_MARKS]) if len(row) > _MARKS else {}
         if row[6] is None:
-            return rules.Stored(last_seq=_whole(last_seq))
+            return rules.Stored(last_seq=_whole(last_seq), marks=marks)
         return rules.Stored(
             Session(
                 row[0],
@@ -128,6 +138,7 @@ def stored(row: Sequence[Any]) -> rules.Stored:
                 row[10],
             ),
             last_seq,
+            marks=marks,
         )
     except _UNREADABLE as error:
         raise CorruptRecordError(

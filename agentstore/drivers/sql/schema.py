@@ -3,7 +3,8 @@
 - A primary key starts with the session (or namespace), so its rows lie together and tables can be distributed by it.
 - No index carries more than two ids: four-byte characters would break PostgreSQL's limit of 2,704 bytes.
 - Times are whole microseconds since 1970, texts are clean (`agentstore.codec`).
-- A session row whose ``updated_at`` is NULL is a tombstone: it keeps the last seq of a deleted session, nothing else.
+- A session row whose ``updated_at`` is NULL is a tombstone: it keeps the last seq and the marks of a deleted session.
+- Marks (`rules.marks`) only grow: NULL in what is to be written means to keep those that are there.
 
 **Message ids** must be found within their session without a second unique index over long texts, which would halve the
 appends. So each row carries `rows.id_key`, 64 bits that grow with time for UUIDv7 ids: inserts meet at the right edge
@@ -63,6 +64,7 @@ sessions = Table(
     Column("last_seq", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("parent_id", ID),
+    Column("marks", LONG_TEXT),
     Index("agentstore_sessions_by_time", "updated_at", "session_id"),
     Index("agentstore_sessions_by_user", "user_id", "updated_at"),
     **OPTIONS,
@@ -103,5 +105,6 @@ state_floors = Table(
     metadata,
     Column("namespace", ID, primary_key=True),
     Column("floor", BigInteger, nullable=False),
+    Column("marks", LONG_TEXT),
     **OPTIONS,
 )

@@ -12,7 +12,7 @@ from agentstore.errors import SchemaError
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-VERSION = "0001"
+VERSION = "0002"
 """The newest migration (a test holds the two together)."""
 
 VERSION_TABLE = "agentstore_version"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Append,
         Backend,
         Change,
+        Find,
         GetItems,
         Head,
         Listing,
@@ -105,6 +106,9 @@ class SQLiteBackend:
     async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
         return await self._read(lambda connection: conversations.read(connection, batch))
 
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        return await self._read(lambda connection: conversations.find(connection, batch))
+
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         return await self._read(lambda connection: conversations.heads(connection, batch))
 
@@ -125,6 +129,9 @@ class SQLiteBackend:
 
     async def restore(self, session: Session, messages: Sequence[Message]) -> None:
         await self._write(lambda connection: conversations.restore(connection, session, messages))
+
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        return await self._write(lambda connection: conversations.rewrite(connection, session, messages))
 
     async def purge_sessions(self) -> int:
         return await self._write(conversations.purge)

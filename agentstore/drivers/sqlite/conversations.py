@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from agentstore.protocol import Append, Change, Head, Listing, Outcome, Read
+    from agentstore.protocol import Append, Change, Find, Head, Listing, Outcome, Read
     from agentstore.records import Message, Page
 
 MAX_INT, MIN_INT = 2**63 - 1, -(2**63)
 
 _HEAD = f"SELECT {rows.SESSION} FROM agentstore_sessions WHERE session_id = ?"  # noqa: S608  constants, as all below
-_HEADS = f"SELECT {rows.SESSION} FROM agentstore_sessions WHERE session_id IN (SELECT value FROM json_each(?))"  # noqa: S608
+_HEADS = f"SELECT {rows.HEAD} FROM agentstore_sessions WHERE session_id IN (SELECT value FROM json_each(?))"  # noqa: S608
 _PUT_HEAD = (
-    f"INSERT INTO agentstore_sessions ({rows.SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-    " ON CONFLICT (session_id) DO UPDATE SET "
+    f"INSERT INTO agentstore_sessions ({rows.HEAD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+    " ON CONFLICT (session_id) DO UPDATE SET marks = coalesce(excluded.marks, marks), "
     + ", ".join(f"{name} = excluded.{name}" for name in rows.SESSION.split(", ")[1:])
 )
 _NAMED = (
@@ -39,6 +39,12 @@ _DROP_FROM = "DELETE FROM agentstore_messages WHERE session_id = ? AND seq >= ?"
 _RETIRE = "UPDATE agentstore_sessions SET " + ", ".join(  # noqa: S608
     f"{name} = NULL" for name in rows.SESSION.split(", ") if name not in {"session_id", "last_seq"}
 )
+_REWRITE_HEAD = "UPDATE agentstore_sessions SET title = ?, metadata = ? WHERE session_id = ? AND updated_at = ?"
+_REWRITE = (
+    "UPDATE agentstore_messages SET content = ?, tool_calls = ?, tool_call_id = ?, name = ?, metadata = ?"
+    " WHERE session_id = ? AND seq = ? AND id = ?"
+)
+_TEXTS = (3, 6, 7, 8, 9)  # in a row of `rows.NEW_MESSAGE`: what `_REWRITE` sets
 _MEND_LAST_SEQ = (
     "UPDATE agentstore_sessions SET last_seq ="
     " (SELECT coalesce(max(seq), 0) FROM agentstore_messages AS m WHERE m.session_id = agentstore_sessions.session_id)"
@@ -58,13 +64,15 @@ def append(connection: sqlite3.Connection, batch: Sequence[Append]) -> list[Outc
 def _append(connection: sqlite3.Connection, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
     now = utcnow()
     stored = _stored(connection, {op.session_id for op in batch})
-    _add_named(connection, batch, stored)
+    named = {(op.session_id, message.id) for op in batch if stored[op.session_id].session for message in op.messages}
+    for session_id, messages in (_named(connection, named) if named else {}).items():
+        stored[session_id].messages = messages
     outcomes, written = rules.plan_appends(batch, stored, now)
     for session_id, entry in written.items():
         if entry.wipe:
             _drop(connection, session_id)
     _put_messages(connection, ((key, message) for key, entry in written.items() for message in entry.messages))
-    _put_heads(connection, (entry.session for entry in written.values()))
+    _put_heads(connection, written.values())
     return outcomes
 
 
@@ -82,6 +90,18 @@ def read(connection: sqlite3.Connection, batch: Sequence[Read]) -> list[Outcome[
         values = (op.session_id, above, below, limit)
         found = rows.messages(fetched(connection, _OLDEST if oldest_first else _NEWEST, values, "seq"))
         return found if oldest_first else found[::-1]
+
+    return rules.each(batch, answer)
+
+
+def find(connection: sqlite3.Connection, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+    """By the index of ids."""
+    now = utcnow()
+
+    def answer(op: Find) -> dict[str, Message]:
+        if rules.visible(_session(connection, op.session_id), op.user_id, now) is None:
+            return {}
+        return _named(connection, {(op.session_id, message_id) for message_id in op.ids}).get(op.session_id, {})
 
     return rules.each(batch, answer)
 
@@ -125,7 +145,7 @@ def pop(connection: sqlite3.Connection, session_id: str, count: int, user_id: st
     removed = rows.messages(newest)[::-1]
     if removed:
         connection.execute(_DROP_FROM, (session_id, removed[0].seq))
-        _put_heads(connection, [rules.shortened(session, len(removed), now)])
+        _put_heads(connection, [rules.Written(rules.shortened(session, len(removed), now))])
     return removed
 
 
@@ -135,14 +155,14 @@ def clear(connection: sqlite3.Connection, session_id: str, user_id: str | None) 
     session = rules.visible(_session(connection, session_id), user_id, now)
     removed = 0 if session is None else _drop(connection, session_id)
     if session is not None and removed:
-        _put_heads(connection, [rules.shortened(session, removed, now)])
+        _put_heads(connection, [rules.Written(rules.shortened(session, removed, now))])
     return removed
 
 
 def update(connection: sqlite3.Connection, change: Change) -> Session:
     """Write the session anew."""
     session = rules.changed(_session(connection, change.session_id), change, utcnow())
-    _put_heads(connection, [session])
+    _put_heads(connection, [rules.Written(session)])
     return session
 
 
@@ -170,7 +190,17 @@ def restore(connection: sqlite3.Connection, session: Session, messages: Sequence
     _drop(connection, session.id)
     _put_messages(connection, ((session.id, message) for message in messages))
     last_seq = max(here.last_seq, session.last_seq)
-    _put_heads(connection, [replace(session, last_seq=last_seq, message_count=len(messages))])
+    _put_heads(connection, [rules.Written(replace(session, last_seq=last_seq, message_count=len(messages)))])
+
+
+def rewrite(connection: sqlite3.Connection, session: Session, messages: Sequence[Message]) -> bool:
+    """Update the columns of texts, by primary key."""
+    row = rows.session_row(session)
+    if not connection.execute(_REWRITE_HEAD, (row[3], row[4], session.id, row[6])).rowcount:
+        return False
+    found = (rows.message_row(session.id, message) for message in messages)
+    connection.executemany(_REWRITE, ((*(row[place] for place in _TEXTS), row[0], row[5], row[4]) for row in found))
+    return True
 
 
 def purge(connection: sqlite3.Connection) -> int:
@@ -202,22 +232,22 @@ def _stored(connection: sqlite3.Connection, session_ids: Iterable[str]) -> dict[
     return found
 
 
-def _add_named(connection: sqlite3.Connection, batch: Sequence[Append], stored: dict[str, rules.Stored]) -> None:
-    """Fill in the stored messages whose ids the batch names."""
-    named = {(op.session_id, message.id) for op in batch if stored[op.session_id].session for message in op.messages}
-    if named:
-        keys = codec.dumps([rows.id_key(*name) for name in named])
-        for session_id, *row in fetched(connection, _NAMED, (keys,), "session_id"):
-            if (session_id, row[2]) in named:
-                stored[session_id].messages[row[2]] = rows.messages([row])[0]
+def _named(connection: sqlite3.Connection, named: set[tuple[str, str]]) -> dict[str, dict[str, Message]]:
+    """The messages of these (session id, message id), by both."""
+    found: dict[str, dict[str, Message]] = {}
+    keys = codec.dumps([rows.id_key(*name) for name in named])
+    for session_id, *row in fetched(connection, _NAMED, (keys,), "session_id"):
+        if (session_id, row[2]) in named:
+            found.setdefault(session_id, {})[row[2]] = rows.messages([row])[0]
+    return found
 
 
 def _put_messages(connection: sqlite3.Connection, added: Iterable[tuple[str, Message]]) -> None:
     connection.executemany(_PUT_MESSAGE, (rows.message_row(session_id, message) for session_id, message in added))
 
 
-def _put_heads(connection: sqlite3.Connection, sessions: Iterable[Session]) -> None:
-    connection.executemany(_PUT_HEAD, (rows.session_row(session) for session in sessions))
+def _put_heads(connection: sqlite3.Connection, written: Iterable[rules.Written]) -> None:
+    connection.executemany(_PUT_HEAD, (rows.head_row(entry.session, entry.marks) for entry in written))
 
 
 def _drop(connection: sqlite3.Connection, session_id: str) -> int:

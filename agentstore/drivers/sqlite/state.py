@@ -37,10 +37,12 @@ _PUT = (
     " SET value = excluded.value, version = excluded.version, expires_at = excluded.expires_at"
 )
 _DELETE = "DELETE FROM agentstore_state WHERE namespace = ? AND key = ?"
-_FLOORS = "SELECT namespace, floor FROM agentstore_state_floors WHERE namespace IN (SELECT value FROM json_each(?))"
+_FLOORS = (
+    "SELECT namespace, floor, marks FROM agentstore_state_floors WHERE namespace IN (SELECT value FROM json_each(?))"
+)
 _PUT_FLOOR = (
-    "INSERT INTO agentstore_state_floors (namespace, floor) VALUES (?, ?)"
-    " ON CONFLICT (namespace) DO UPDATE SET floor = excluded.floor"
+    "INSERT INTO agentstore_state_floors (namespace, floor, marks) VALUES (?, ?, ?)"
+    " ON CONFLICT (namespace) DO UPDATE SET floor = excluded.floor, marks = excluded.marks"
 )
 _RAISE_FLOORS = (  # as StatePlan.remove would, for any number of keys
     "INSERT INTO agentstore_state_floors (namespace, floor)"
@@ -73,10 +75,10 @@ def _write(connection: sqlite3.Connection, batch: Sequence[StateOp]) -> list[Out
         found = _items(connection, _BLIND if blind else _GET, namespace, keys)
         plan.items.update(((namespace, key), found.get(key)) for key in keys)
         plan.floors[namespace] = 0
-    for namespace, floor in fetched(connection, _FLOORS, (codec.dumps(list(plan.floors)),), "namespace"):
+    for namespace, floor, marks in fetched(connection, _FLOORS, (codec.dumps(list(plan.floors)),), "namespace"):
         if not isinstance(floor, int):
             raise CorruptRecordError(f"namespace {namespace!r} has {floor!r} where a version should be")
-        plan.floors[namespace] = floor
+        plan.floors[namespace], plan.marks[namespace] = floor, rules.marks_from_text(marks)
     outcomes = plan.apply(batch, utcnow())
     _keep(connection, plan)
     return outcomes
@@ -122,4 +124,7 @@ def _keep(connection: sqlite3.Connection, plan: rules.StatePlan) -> None:
             if item is not None
         ],
     )
-    connection.executemany(_PUT_FLOOR, [(namespace, plan.floors[namespace]) for namespace in plan.raised])
+    connection.executemany(
+        _PUT_FLOOR,
+        [(name, plan.floors[name], rules.marks_to_text(plan.marks.get(name, {}))) for name in plan.raised],
+    )

@@ -28,7 +28,7 @@ async def test_the_migrations_lead_to_the_schema(path, backend):
 
 
 def test_rows_name_the_columns_of_the_schema():
-    assert set(rows.SESSION.split(", ")) == set(schema.sessions.columns.keys())
+    assert set(rows.HEAD.split(", ")) == set(schema.sessions.columns.keys())
     assert set(rows.NEW_MESSAGE.split(", ")) == set(schema.messages.columns.keys())
 
 
