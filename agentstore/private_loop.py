@@ -1,8 +1,8 @@
 """An event loop on a thread of its own, which goes on while its callers' loops stand still.
 
 The thread is a daemon, and so is every thread started from it, because the interpreter joins all others before
-``atexit`` runs, and a loop that nobody stopped would hang it there. At exit `PrivateLoop.stop` ends the loop in good
-order.
+``atexit`` runs, and a loop that nobody stopped would hang it there. At exit the loops are ended in good order, after what
+`before_loops_end` was given.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class PrivateLoop:
         if self._portal is None:
             raise RuntimeError("the private event loop did not start")
         self._thread = thread
+        _started.append(self)
         # Now, not at import: what is registered later runs earlier, and no Database may be closed before.
-        atexit.register(self.stop)
+        atexit.register(_end)
         return self._portal
 
     def _run(self, ready: threading.Event) -> None:
@@ -102,6 +103,8 @@ class PrivateLoop:
 
     def forget(self) -> None:
         """After a fork: the child has no such thread, and will start its own."""
+        if self in _started:
+            _started.remove(self)
         self.__init__(self._name)  # type: ignore[misc]
 
     def run(self, function: Callable[[], Awaitable[T]]) -> asyncio.Future[T]:
@@ -117,6 +120,23 @@ class PrivateLoop:
         work.add_done_callback(ended)
         answer.add_done_callback(lambda answer: work.cancel() if answer.cancelled() else None)
         return answer
+
+
+_started: list[PrivateLoop] = []
+_before: list[Callable[[], object]] = []
+
+
+def before_loops_end(function: Callable[[], object]) -> None:
+    """Have a function called when the interpreter ends, while all private loops still run; once, if it is given again."""
+    if function not in _before:
+        _before.append(function)
+
+
+def _end() -> None:
+    for function in _before:
+        function()
+    while _started:
+        _started.pop().stop()
 
 
 def lasting(name: str) -> PrivateLoop:

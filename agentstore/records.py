@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, Self, TypeVar
 
@@ -158,6 +158,13 @@ def _tool_calls(given: Any) -> tuple[ToolCall, ...]:
     if not isinstance(given, Iterable):
         raise InvalidInputError(f"Message.tool_calls is a sequence of ToolCall, not {shown(given)}")
     return tuple(call if isinstance(call, ToolCall) else ToolCall.from_dict(call) for call in given)
+
+
+def copied(message: Message) -> Message:
+    """The message with lists and dicts that nobody else holds; most have none, and can be shared."""
+    if isinstance(message.content, str) and not message.metadata:
+        return message
+    return replace(message, content=copy_json(message.content), metadata=copy_json(message.metadata))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from agentstore import rules
 from agentstore.errors import ClosedError, ConfigurationError, ConflictError
 from agentstore.findings import Finding
 from agentstore.protocol import SetItems
-from agentstore.records import Message, Page, Session, StateItem, copy_json, utcnow
+from agentstore.records import Message, Page, Session, StateItem, copied, copy_json, utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -306,12 +306,7 @@ def _seq(message: Message) -> int:
 
 
 def _copies(messages: Iterable[Message]) -> list[Message]:
-    return [
-        message
-        if isinstance(message.content, str) and not message.metadata  # most: they can be shared
-        else replace(message, content=copy_json(message.content), metadata=copy_json(message.metadata))
-        for message in messages
-    ]
+    return [copied(message) for message in messages]
 
 
 def _head(session: Session) -> Session:

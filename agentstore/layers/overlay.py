@@ -1,0 +1,321 @@
+"""Read your writes: a store that answers as if everything its write-behind queue has accepted were stored."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from agentstore import rules
+from agentstore.errors import AgentstoreError, UnavailableError
+from agentstore.protocol import Append, Find, GetItems, Head, Listing, Read, SetItems
+from agentstore.records import Message, Page, Session, StateItem, copied, copy_json, utcnow
+
+from .base import Layer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from agentstore.protocol import Backend, Change, Outcome, Scan, StateOp
+    from agentstore.queue.pending import Entry
+    from agentstore.queue.write_queue import WriteQueue
+
+
+Pending: TypeAlias = "tuple[Entry, Message]"
+
+
+class Overlay(Layer):
+    """Lays what is pending over what is stored, and lets what cannot be deferred wait for it.
+
+    A message that is pending has no seq, and comes after all that have one. What the backend says and what is pending
+    are not seen at one moment: a write may be stored between the two looks. Where that would show, the backend is asked
+    again, and pending ids that it knows already (a caller's retry, or our own write whose answer is under way) are left
+    out.
+    """
+
+    def __init__(self, inner: Backend, queue: WriteQueue) -> None:
+        super().__init__(inner)
+        self._queue = queue
+
+    # --- messages ---
+
+    async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
+        pending = [self._messages(op) for op in batch]
+        if not any(pending):
+            return await self._inner.read(batch)
+        asks = [Find(op.session_id, tuple(pending_ids)) for op, pending_ids in zip(batch, pending, strict=True)]
+        named = [place for place, ask in enumerate(asks) if ask.ids]
+        try:
+            answers, found = await asyncio.gather(self._inner.read(batch), self._inner.find([asks[n] for n in named]))
+        except UnavailableError as error:
+            return [self._alone(op, mine, error) for op, mine in zip(batch, pending, strict=True)]
+        known = dict(zip(named, found, strict=True))
+        return [
+            await self._joined(op, answer, mine, known[place]) if mine else answer
+            for place, (op, answer, mine) in enumerate(zip(batch, answers, pending, strict=True))
+        ]
+
+    def _messages(self, op: Read) -> dict[str, Pending]:
+        """The pending messages that `op` asks for too, by id, in order, each with its entry."""
+        if op.before is not None or op.limit == 0 or op.session_id not in self._queue.log.by_key:
+            return {}
+        return {message.id: (entry, message) for entry in self._appends(op.session_id) for message in _of(entry)}
+
+    def _appends(self, session_id: str) -> Sequence[Entry]:
+        with self._queue.guard:
+            return self._queue.log.entries(session_id)
+
+    async def _joined(
+        self,
+        op: Read,
+        answer: Outcome[list[Message]],
+        pending: Mapping[str, Pending],
+        found: Outcome[dict[str, Message]],
+    ) -> Outcome[list[Message]]:
+        for outcome in (answer, found):
+            if isinstance(outcome, AgentstoreError):
+                return self._alone(op, pending, outcome)
+        if isinstance(answer, AgentstoreError) or isinstance(found, AgentstoreError):
+            raise TypeError  # they were looked at
+        full = op.limit is not None and len(answer) >= op.limit
+        here = {message.id for message in answer}
+        left = [key for key in pending if key not in here and key not in found]
+        if full and not op.oldest_first and any(pending[key][0].handed for key in left):
+            # Others may have written so much behind ours, since it was handed over, that it is no longer in the window.
+            (later,) = await self._inner.find([Find(op.session_id, tuple(left))])
+            if isinstance(later, AgentstoreError):
+                return later
+            found = {**found, **later}
+            left = [key for key in left if key not in later]
+        if any(_belongs(message, op, answer, full=full) for key, message in found.items() if key not in here):
+            (again,) = await self.read([op])  # it was stored after the first look
+            return again
+        return self._cut(op, answer, pending, left)
+
+    def _cut(
+        self, op: Read, answer: list[Message], pending: Mapping[str, Pending], left: Sequence[str]
+    ) -> Outcome[list[Message]]:
+        try:
+            self._queue.known.owned(op.session_id, op.user_id)
+        except AgentstoreError as error:
+            return error
+        whole = [*answer, *(copied(pending[key][1]) for key in left)]
+        if op.limit is None:
+            return whole
+        return whole[: op.limit] if op.oldest_first else whole[-op.limit :]
+
+    def _alone(self, op: Read, pending: Mapping[str, Pending], error: AgentstoreError) -> Outcome[list[Message]]:
+        """The answer without the backend: only if it holds nothing of the session, for a part would pass for all."""
+        if not pending or not isinstance(error, UnavailableError) or not self._queue.known.is_whole(op.session_id):
+            return error
+        return self._cut(op, [], pending, list(pending))
+
+    # --- sessions ---
+
+    async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
+        pending = [self._appends(op.session_id) for op in batch]
+        if not any(pending):
+            return await self._inner.heads(batch)
+        answers: list[Outcome[Session | None]]
+        try:
+            answers = await self._inner.heads(batch)
+        except UnavailableError as error:
+            answers = [error for _ in batch]
+        asks = {
+            place: Find(op.session_id, tuple(message.id for entry in mine for message in _of(entry)))
+            for place, (op, mine, answer) in enumerate(zip(batch, pending, answers, strict=True))
+            if mine and isinstance(answer, Session)
+        }
+        found = dict(zip(asks, await self._inner.find(list(asks.values())) if asks else (), strict=True))
+        return [
+            await self._head(op, answer, mine, found.get(place, {})) if mine else answer
+            for place, (op, mine, answer) in enumerate(zip(batch, pending, answers, strict=True))
+        ]
+
+    async def _head(
+        self,
+        op: Head,
+        stored: Outcome[Session | None],
+        entries: Sequence[Entry],
+        found: Outcome[dict[str, Message]],
+    ) -> Outcome[Session | None]:
+        if isinstance(stored, UnavailableError) and self._queue.known.is_whole(op.session_id):
+            stored = None
+        if isinstance(stored, AgentstoreError):
+            return stored
+        if isinstance(found, AgentstoreError):
+            return found
+        if stored is not None and any((message.seq or 0) > stored.last_seq for message in found.values()):
+            (again,) = await self.heads([op])  # it was stored after the first look
+            return again
+        try:
+            self._queue.known.owned(op.session_id, op.user_id)
+        except AgentstoreError as error:
+            return error
+        return _with(stored, op.session_id, entries, found)
+
+    async def list_sessions(self, listing: Listing) -> Page[Session]:
+        with self._queue.guard:
+            pending = list(self._queue.log.by_key)
+        if not pending:
+            return await self._inner.list_sessions(listing)
+        changed = await self.heads([Head(session_id) for session_id in pending])
+        below = None if listing.cursor is None else rules.read_cursor(listing.cursor)
+        ours = [session for session in changed if isinstance(session, Session) and _listed(session, listing, below)]
+        hidden = set(pending)
+        found: list[Session] = []
+        page = Page[Session]((), listing.cursor)
+        while len(found) <= listing.limit:
+            page = await self._inner.list_sessions(replace(listing, cursor=page.next_cursor))
+            found += [session for session in page.items if session.id not in hidden]
+            if page.next_cursor is None:
+                break
+        found = sorted([*found, *ours], key=rules.listing_key, reverse=True)
+        return rules.page(found[: listing.limit + 1], listing.limit)
+
+    # --- what is never deferred ---
+
+    async def append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
+        for op in batch:
+            await self._queue.passed(self._queue.log, op.session_id)
+        return await self._inner.append(batch)
+
+    async def pop(self, session_id: str, count: int, *, user_id: str | None = None) -> list[Message]:
+        await self._queue.passed(self._queue.log, session_id)
+        return await self._inner.pop(session_id, count, user_id=user_id)
+
+    async def clear(self, session_id: str, *, user_id: str | None = None) -> int:
+        await self._queue.passed(self._queue.log, session_id)
+        return await self._inner.clear(session_id, user_id=user_id)
+
+    async def update(self, change: Change) -> Session:
+        await self._queue.passed(self._queue.log, change.session_id)
+        session = await self._inner.update(change)
+        self._queue.known.forget(change.session_id)
+        return session
+
+    async def delete(self, session_id: str, *, user_id: str | None = None) -> bool:
+        await self._queue.passed(self._queue.log, session_id)
+        there = await self._inner.delete(session_id, user_id=user_id)
+        self._queue.known.forget(session_id)
+        return there
+
+    async def restore(self, session: Session, messages: Sequence[Message]) -> None:
+        await self._queue.passed(self._queue.log, session.id)
+        await self._inner.restore(session, messages)
+        self._queue.known.forget(session.id)
+
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        await self._queue.passed(self._queue.log, session.id)
+        return await self._inner.rewrite(session, messages)
+
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        for op in batch:
+            await self._queue.passed(self._queue.log, op.session_id)
+        return await self._inner.find(batch)
+
+    async def write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:
+        for op in batch:
+            await self._queue.passed(self._queue.state, op.namespace)
+        return await self._inner.write_items(batch)
+
+    # --- state ---
+
+    async def get_items(self, batch: Sequence[GetItems]) -> list[Outcome[dict[str, StateItem]]]:
+        pending = [self._items(op) for op in batch]
+        if not any(pending):
+            return await self._inner.get_items(batch)
+        asks = [
+            replace(op, keys=tuple(key for key in op.keys if key not in mine))
+            for op, mine in zip(batch, pending, strict=True)
+        ]
+        named = [place for place, ask in enumerate(asks) if ask.keys]
+        told: Sequence[Outcome[dict[str, StateItem]]] = ()
+        if named:
+            try:
+                told = await self._inner.get_items([asks[place] for place in named])
+            except UnavailableError as error:
+                told = [error for _ in named]
+        answers = dict(zip(named, told, strict=True))
+        return [_merged(op, answers.get(place, {}), pending[place]) for place, op in enumerate(batch)]
+
+    def _items(self, op: GetItems) -> dict[str, StateItem | None]:
+        """Of the keys that `op` asks for, what is pending for them; None for what has expired meanwhile."""
+        with self._queue.guard:
+            lane = self._queue.state.by_key.get(op.namespace)
+            entries = {key: lane.latest[key] for key in op.keys if key in lane.latest} if lane is not None else {}
+        return {key: _item(key, entry) for key, entry in entries.items()}
+
+    async def scan(self, scan: Scan) -> list[StateItem]:
+        with self._queue.guard:
+            lane = self._queue.state.by_key.get(scan.namespace)
+            latest = dict(lane.latest) if lane is not None else {}
+        pending = {key: _item(key, entry) for key, entry in latest.items() if _scanned(key, scan)}
+        if not pending:
+            return await self._inner.scan(scan)
+        # Each pending key may hide a stored one, so that more must be looked for.
+        limit = None if scan.limit is None else scan.limit + len(pending)
+        stored = [item for item in await self._inner.scan(replace(scan, limit=limit)) if item.key not in pending]
+        ours = [item for item in pending.values() if item is not None]
+        return sorted([*stored, *ours], key=lambda item: item.key, reverse=scan.reverse)[: scan.limit]
+
+
+def _of(entry: Entry) -> tuple[Message, ...]:
+    return entry.op.messages if isinstance(entry.op, Append) else ()
+
+
+def _belongs(message: Message, op: Read, answer: Sequence[Message], *, full: bool) -> bool:
+    """Whether a stored message would stand in the answer, had it been stored when that was given."""
+    seq = message.seq or 0
+    if op.after is not None and seq <= op.after:
+        return False
+    if not full or not answer:
+        return True
+    return seq < (answer[-1].seq or 0) if op.oldest_first else seq > (answer[0].seq or 0)
+
+
+def _with(
+    stored: Session | None, session_id: str, entries: Sequence[Entry], found: dict[str, Message]
+) -> Session | None:
+    """The session as it will be when what is pending is stored; its last seq is what the backend has given."""
+    last_seq = stored.last_seq if stored is not None else 0
+    there = {session_id: rules.Stored(stored, last_seq, dict(found))}
+    ops = [entry.op for entry in entries if isinstance(entry.op, Append)]
+    _, written = rules.plan_appends(ops, there, entries[-1].accepted_at)
+    if session_id not in written:
+        return stored
+    session = written[session_id].session
+    return replace(session, last_seq=last_seq, metadata=copy_json(session.metadata))
+
+
+def _listed(session: Session, listing: Listing, below: tuple[int, str] | None) -> bool:
+    return (
+        listing.user_id in (None, session.user_id)
+        and listing.agent in (None, session.agent)
+        and (below is None or rules.listing_key(session) < below)
+    )
+
+
+def _item(key: str, entry: Entry) -> StateItem | None:
+    op = entry.op
+    if not isinstance(op, SetItems):
+        raise TypeError(f"{op!r} is no write of state")
+    expires_at = entry.accepted_at + op.ttl if op.ttl is not None else None
+    if not rules.is_live(expires_at, utcnow()):
+        return None
+    return StateItem(key, copy_json(op.items[key]), 0, expires_at)
+
+
+def _merged(
+    op: GetItems, answer: Outcome[dict[str, StateItem]], pending: Mapping[str, StateItem | None]
+) -> Outcome[dict[str, StateItem]]:
+    if isinstance(answer, AgentstoreError):
+        return answer
+    found: dict[str, Any] = {**answer, **pending}
+    return {key: found[key] for key in op.keys if found.get(key) is not None}
+
+
+def _scanned(key: str, scan: Scan) -> bool:
+    if not key.startswith(scan.prefix):
+        return False
+    return scan.after is None or (key < scan.after if scan.reverse else key > scan.after)

@@ -1,0 +1,71 @@
+"""A write that its caller waits for: committed in place, in the next group of its loop, within the queue's bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from agentstore.protocol import Append, SetItems, StateOp
+
+from .group import Grouping
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from agentstore.protocol import Outcome
+
+    from .bounds import Bounds
+    from .group import Tally
+
+Op = TypeVar("Op", bound="Append | StateOp")
+Out = TypeVar("Out")
+
+
+class Direct(Generic[Op, Out]):
+    """Groups the writes of one event loop.
+
+    Args:
+        run: Carries out a batch.
+        tally: Counts what was carried out.
+        bounds: How much may be under way at once, shared by all loops.
+        deadline: Seconds that a write in flight is waited for.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Op]], Awaitable[Sequence[Outcome[Out]]]],
+        tally: Tally,
+        bounds: Bounds,
+    ) -> None:
+        self._grouping: Grouping[Op, Out] = Grouping(run, tally, weigh=_size)
+        self._bounds = bounds
+
+    async def submit(self, op: Op) -> Out:
+        """Carry out a write in the next group.
+
+        Raises:
+            QueueFullError: There was no room within ``QueueOptions.timeout``.
+        """
+        count, size = _count(op), _size(op)
+        if not self._bounds.enter_at_once(count, size):
+            await self._bounds.enter(count, size)
+        try:
+            return await self._grouping.submit(op)
+        finally:
+            self._bounds.leave(count, size)
+
+    @property
+    def waiting(self) -> int:
+        """Operations that wait for their group's turn."""
+        return self._grouping.waiting
+
+    async def flush(self) -> None:
+        """Wait until all that was submitted before has ended."""
+        await self._grouping.flush()
+
+
+def _count(op: Append | StateOp) -> int:
+    return len(op.messages) or 1 if isinstance(op, Append) else 1
+
+
+def _size(op: Append | StateOp) -> int:
+    return op.size if isinstance(op, (Append, SetItems)) else 0
