@@ -13,6 +13,7 @@ from .checks import check_ttl
 from .conversations import Conversations
 from .drivers.registry import find
 from .errors import ConfigurationError, InvalidInputError, shown
+from .home import home
 from .layers.stack import Stacks, close_at_exit
 from .options import PoolOptions, QueueOptions, RetryOptions
 from .state import BlockingStateScope, StateScope
@@ -252,12 +253,7 @@ def DefaultSessionStore(path: str | os.PathLike[str] | None = None) -> Database:
         path: The folder; None is ``$AGENTSTORE_HOME/sessions``, else ``sessions`` in the user's data folder.
     """
     if path is None:
-        home = os.environ.get("AGENTSTORE_HOME")
-        if not home:
-            import platformdirs  # noqa: PLC0415  a sixth of the time that importing agentstore may take
-
-            home = platformdirs.user_data_dir("agentstore", appauthor=False)
-        path = Path(home) / "sessions"
+        path = home("sessions")
     elif not isinstance(path, (str, os.PathLike)):
         raise ConfigurationError(f"path must be a str or a Path, not {shown(path)}")
     url = StoreURL("file", path=str(Path(path).absolute()))

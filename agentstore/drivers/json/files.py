@@ -206,26 +206,6 @@ def write_all(edits: Sequence[Edit], helpers: Executor) -> None:
         future.result()
 
 
-def sync_folder(path: Path) -> None:
-    """Make names in a folder durable; Windows does so by itself and cannot open one."""
-    if os.name == "nt":
-        return
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, for this user only, and those above it; durably."""
-    if path.is_dir():
-        return
-    make_folder(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
-    sync_folder(path.parent)
-
-
 def undo_all(edits: Sequence[Edit]) -> None:
     """Take all back that can be taken back.
 
@@ -240,15 +220,3 @@ def undo_all(edits: Sequence[Edit]) -> None:
             failed.append(error)
     if failed:
         raise failed[0]
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, durably and in one step."""
-    edit = Edit(path, data, 0, replaces=True)
-    try:
-        edit.write()
-        edit.target.replace(path)
-    except OSError:
-        edit.undo()
-        raise
-    sync_folder(path.parent)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 import filelock
 
 from agentstore.concurrency import DaemonExecutor
+from agentstore.durable import make_folder, put_file, sync_folder
 from agentstore.errors import CorruptRecordError, SchemaError, UnavailableError
 
 from .failures import DAMAGED, code_of
-from .files import TEMPORARY, Edit, make_folder, replace_file, sync_folder, undo_all, write_all
+from .files import TEMPORARY, Edit, undo_all, write_all
 from .index import Index, transaction
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Folder:
     def _check_format(self) -> None:
         path = self.path / "agentstore.json"
         if not path.exists():
-            replace_file(path, json.dumps({"format": FORMAT}).encode() + b"\n")
+            put_file(path, json.dumps({"format": FORMAT}).encode() + b"\n")
             return
         try:
             found = json.loads(path.read_bytes())["format"]

@@ -1,0 +1,190 @@
+"""All journals of one store on this machine: begun, found again, and what became of their records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import filelock
+
+from agentstore import codec
+from agentstore.durable import make_folder, put_file, sync_folder
+from agentstore.errors import ConflictError, UnavailableError
+from agentstore.home import home
+from agentstore.records import utcnow
+
+from . import rejected
+from .format import Record, check_journal_id, is_journal_id
+from .leftover import Leftover, discard, usable
+from .reading import segments_of
+from .writer import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agentstore.url import StoreURL
+
+    from .format import Sealer
+    from .writer import Synced
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_PATIENCE = 30.0  # seconds for others to begin their journals or to look for leftovers
+_ALIASES = {
+    "postgres": "postgresql",
+    "mariadb": "mysql",
+    "rediss": "redis",
+    "file": "json",
+    "clickhouses": "clickhouse",
+}
+_FILES = frozenset({"sqlite", "json"})
+_SELECTING = frozenset({"schema", "prefix", "db", "host", "port", "unix_socket"})
+
+
+def journal_dir(chosen: str | os.PathLike[str] | None = None) -> Path:
+    """Where journals live: `chosen`, else ``journal`` in ``$AGENTSTORE_HOME`` or the user's data folder."""
+    return (home("journal") if chosen is None else Path(chosen)).absolute()
+
+
+def store_key(url: StoreURL) -> str:
+    """The folder name for a store: equal for all URLs that name it, whatever the password and how it is reached.
+
+    Options count if they select another store on the server (a schema, say). It looks at the disk, for a file may
+    have several names.
+    """
+    scheme = url.scheme.partition("+")[0]
+    scheme = _ALIASES.get(scheme, scheme)
+    if scheme in _FILES:
+        name = url.file_path()
+        place: list[object] = [name if name in {None, ":memory:"} else os.path.realpath(name or "")]
+    else:
+        hosts = sorted((name.lower(), port or 0) for name, port in url.hosts)
+        options = sorted(option for option in url.options.items() if option[0] in _SELECTING)
+        place = [url.username, hosts, url.path.strip("/"), options]
+    digest = hashlib.sha256(json.dumps([scheme, *place]).encode())
+    return f"{scheme}-{digest.hexdigest()[:32]}"
+
+
+class Folder:
+    """The journals of one store. All calls block, and raise `UnavailableError` where the files cannot be used.
+
+    Args:
+        base: What `journal_dir` gave.
+        url: The store.
+        sealer: Encrypts what is written; None leaves it readable.
+    """
+
+    def __init__(self, base: Path, url: StoreURL, sealer: Sealer | None = None) -> None:
+        self.path = base / store_key(url)
+        self._url = url
+        self._sealer = sealer
+
+    def create(self, journal_id: str, max_bytes: int, on_synced: Synced[T]) -> Journal[T]:
+        """Begin a journal, locked for us.
+
+        Args:
+            journal_id: A name that no journal of this store had.
+            max_bytes: By which `Journal.has_room` answers.
+            on_synced: Told of each group on the journal's thread; quick, for the next group waits.
+
+        Raises:
+            ConflictError: There is a journal of this name.
+            InvalidInputError: A journal cannot have this name.
+        """
+        path = self.path / check_journal_id(journal_id)
+        with self._alone():
+            try:
+                path.mkdir(mode=0o700)
+            except FileExistsError as error:
+                raise ConflictError(f"there is a journal {path} already", hint="Give each a name of its own") from error
+            sync_folder(self.path)
+            lock = _lock(path / "lock")
+            lock.acquire(blocking=False)
+        now = codec.to_micros(utcnow())
+        return Journal(path, now, lock, sealer=self._sealer, max_bytes=max_bytes, on_synced=on_synced)
+
+    def leftovers(self) -> list[Leftover]:
+        """The journals of processes that are gone, locked for us, oldest first.
+
+        Raises:
+            SchemaError: A newer version wrote one of them.
+        """
+        if not self.path.is_dir():
+            return []
+        found: list[Leftover] = []
+        try:
+            with self._alone():
+                for path in self.path.iterdir():
+                    leftover = self._adopt(path) if path.is_dir() and is_journal_id(path.name) else None
+                    found += [] if leftover is None else [leftover]
+        except BaseException:
+            for leftover in found:
+                leftover.release()
+            raise
+        return sorted(found, key=lambda leftover: (leftover.created_at, leftover.id))
+
+    def _adopt(self, path: Path) -> Leftover | None:
+        lock = _lock(path / "lock")
+        try:
+            lock.acquire(blocking=False)
+        except (filelock.Timeout, FileNotFoundError):  # it is in use, or was removed just now
+            return None
+        try:
+            if segments_of(path):
+                return Leftover(path, lock, self.path / "quarantine", self._sealer)
+        except BaseException:
+            lock.release()
+            raise
+        discard(path, lock)  # its process died before it stored anything, or after all was settled
+        return None
+
+    def reject(self, journal_id: str, position: int, payload: bytes, reason: str) -> Path:
+        """Keep what the backend refused, durably; the file it is in.
+
+        Args:
+            journal_id: Where it was.
+            position: Its place there.
+            payload: What it says, not sealed.
+            reason: The backend's.
+        """
+        path = self.path / "rejected" / rejected.name_of(check_journal_id(journal_id), position)
+        record = Record(position, payload)
+        with usable(self.path):
+            make_folder(path.parent)
+            put_file(path, rejected.pack(journal_id, record, reason, codec.to_micros(utcnow()), self._sealer))
+        _log.error(
+            "%s refused record %d of journal %s (%s); it is kept in %s", self._url, position, journal_id, reason, path
+        )
+        return path
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While no other thread or process begins or adopts a journal here; the folder is there."""
+        with usable(self.path):
+            make_folder(self.path)
+            lock = _lock(self.path / ".lock")
+            try:
+                lock.acquire(_PATIENCE)
+            except filelock.Timeout as error:
+                raise UnavailableError(f"other processes held {lock.lock_file} for {_PATIENCE:g} s") from error
+            try:
+                self._describe()
+                yield
+            finally:
+                lock.release()
+
+    def _describe(self) -> None:
+        path = self.path / "store"
+        if not path.exists():
+            put_file(path, f"{self._url}\n".encode("utf-8", "backslashreplace"))
+
+
+def _lock(path: Path) -> filelock.BaseFileLock:
+    return filelock.FileLock(path, thread_local=False, mode=0o600)

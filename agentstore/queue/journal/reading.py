@@ -1,0 +1,120 @@
+"""What the segments of a journal hold, told from what a crash left of them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agentstore.errors import CorruptRecordError
+
+from .format import HEADER_BYTES, Gap, Header, Record
+from .segments import SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A place that held something once and cannot be read.
+
+    Attributes:
+        path: The segment.
+        start: The first byte.
+        end: Behind the last one.
+        what: Is wrong there.
+        copy: What is there, kept aside; None before that was done.
+    """
+
+    path: Path
+    start: int
+    end: int
+    what: str
+    copy: Path | None = None
+
+    def __str__(self) -> str:
+        kept = f"; they are kept in {self.copy}" if self.copy else ""
+        return f"bytes {self.start} to {self.end} of {self.path} cannot be read: {self.what}{kept}"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record as it lies in its segment, maybe sealed."""
+
+    header: Header
+    record: Record
+
+
+def segments_of(folder: Path) -> list[tuple[int, Path]]:
+    """The segments of a journal with their numbers, in order."""
+    found = [path for path in folder.glob("*" + SUFFIX) if path.stem.isascii() and path.stem.isdigit()]
+    return sorted((int(path.stem), path) for path in found)
+
+
+def header_of(path: Path) -> Header | None:
+    """The header of a segment; None if it cannot be read.
+
+    Raises:
+        SchemaError: A newer version wrote it.
+    """
+    with path.open("rb") as file:
+        try:
+            return Header.unpack(file.read(HEADER_BYTES))
+        except CorruptRecordError:
+            return None
+
+
+def begun(folder: Path) -> int:
+    """When a journal was begun, in microseconds since 1970; its folder's time where no segment says it."""
+    for _, path in segments_of(folder):
+        header = header_of(path)
+        if header is not None:
+            return header.created_at
+    return folder.stat().st_mtime_ns // 1000
+
+
+def walk(folder: Path) -> Iterator[Found | Damage]:
+    """All records of a journal in order, and what is damaged; one segment at a time is in memory.
+
+    What a process was writing when it died is passed over: nobody was told that it is stored. That is what the last
+    segment has behind its last record; and what another has behind the end that the segment after it names.
+
+    Raises:
+        SchemaError: A newer version wrote it.
+    """
+    segments = segments_of(folder)
+    for index, (number, path) in enumerate(segments):
+        after = segments[index + 1] if index + 1 < len(segments) else None
+        following = header_of(after[1]) if after is not None and after[0] == number + 1 else None
+        end = None if following is None else following.previous_end
+        yield from _walk_segment(path, folder.name, end, may_be_torn=after is None)
+
+
+def _walk_segment(path: Path, journal_id: str, end: int | None, *, may_be_torn: bool) -> Iterator[Found | Damage]:
+    data = path.read_bytes()
+    whole = len(data)
+    data = data if end is None else data[:end]
+    if not data or (may_be_torn and (whole < HEADER_BYTES or not data.strip(b"\0"))):
+        _log.debug("%s holds nothing: its process died, or its disk failed, when it was begun", path)
+        return
+    try:
+        header = Header.unpack(data)
+    except CorruptRecordError:
+        yield Damage(path, 0, whole, "its header is damaged")
+        return
+    if header.journal_id != journal_id:
+        yield Damage(path, 0, whole, f"it belongs to the journal {header.journal_id}")
+        return
+    for found in header.records(data):
+        if not isinstance(found, Gap):
+            yield Found(header, found[1])
+        elif found.last and may_be_torn:
+            _log.debug("%s was torn at byte %d, when its process died", path, found.start)
+        else:
+            yield Damage(path, found.start, found.end, "it is damaged")
+    if end is not None and whole < end:
+        yield Damage(path, whole, end, "the end of the file is missing")
