@@ -83,11 +83,17 @@ class Database(Conversations):
     """
 
     def __init__(
-        self, conversations: StoreURL, state: StoreURL, *, session_ttl: timedelta | None = None, pool: PoolOptions
+        self,
+        conversations: StoreURL,
+        state: StoreURL,
+        *,
+        session_ttl: timedelta | None = None,
+        pool: PoolOptions,
+        retry: RetryOptions,
     ) -> None:
         self._urls = (conversations, state)
         self._session_ttl = session_ttl
-        self._stacks = Stacks(conversations, state, pool)
+        self._stacks = Stacks(conversations, state, pool, retry)
         self._calls = Calls(self._stacks)
         self.state = StateScope(self._calls)
         self.identity = _identity(conversations)
@@ -133,6 +139,8 @@ class Database(Conversations):
             queue=self._stacks.queue_stats(),
             latencies=meter.latencies(),
             errors=meter.errors(),
+            retries=self._stacks.tries.retries,
+            fast_failures=self._stacks.tries.fast_failures,
         )
 
     @property
@@ -215,7 +223,8 @@ def db(
         pool: Connections; `PoolOptions()` by default. The embedded stores heed ``connect_timeout`` and
             ``statement_timeout``, and JSON files ``size`` (threads that read).
         queue: The write queue, `QueueOptions()`; other settings are not available yet.
-        retry: Retries, `RetryOptions()`; other settings are not available yet.
+        retry: How often and how long a call is tried again that a backend could not take just then: `RetryOptions()`
+            by default. Only what may happen twice is repeated, or what never got there.
 
     Raises:
         ConfigurationError: A URL or an argument is wrong, a driver package is missing, or it is not available yet.
@@ -232,7 +241,6 @@ def db(
         f"fallback={fallback!r}": fallback is not None,
         "encryption_key": encryption_key is not None,
         "queue with other settings than the defaults": queue not in {None, QueueOptions()},
-        "retry with other settings than the defaults": retry not in {None, RetryOptions()},
     }
     for argument, wanted in later.items():
         if wanted:
@@ -243,7 +251,13 @@ def db(
         raise ConfigurationError(str(error)) from error
     url = StoreURL.parse(database_url or os.environ.get("AGENTSTORE_DATABASE_URL") or DEFAULT_URL)
     state = state_url or os.environ.get("AGENTSTORE_STATE_URL")
-    return Database(url, StoreURL.parse(state) if state else url, session_ttl=ttl, pool=pool or PoolOptions())
+    return Database(
+        url,
+        StoreURL.parse(state) if state else url,
+        session_ttl=ttl,
+        pool=pool or PoolOptions(),
+        retry=retry or RetryOptions(),
+    )
 
 
 def DefaultSessionStore(path: str | os.PathLike[str] | None = None) -> Database:  # noqa: N802  a public name
@@ -257,7 +271,7 @@ def DefaultSessionStore(path: str | os.PathLike[str] | None = None) -> Database:
     elif not isinstance(path, (str, os.PathLike)):
         raise ConfigurationError(f"path must be a str or a Path, not {shown(path)}")
     url = StoreURL("file", path=str(Path(path).absolute()))
-    return Database(url, url, pool=PoolOptions())
+    return Database(url, url, pool=PoolOptions(), retry=RetryOptions())
 
 
 def _identity(url: StoreURL) -> object:

@@ -53,11 +53,41 @@ class ConfigurationError(AgentstoreError):
 
 
 class UnavailableError(AgentstoreError):
-    """The backend cannot be reached or used now."""
+    """The backend cannot be reached or used now.
+
+    Its flags tell whoever would try again what may come of it:
+
+    Args:
+        message: As all errors.
+        hint: The same.
+        passing: It may be over in a moment, so another attempt is worth making. Not so where the call has waited for
+            its chance already (for a lock, a free connection, an answer that the server gave up itself), or where
+            somebody has to act first (the disk is full).
+        answered: The backend is there and said so itself (it is read-only now, say): other calls may fare better.
+        unsent: For certain nothing of the call has reached the backend, as no connection could be made: any call may
+            be repeated, also one that must not happen twice.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        passing: bool = True,
+        answered: bool = False,
+        unsent: bool = False,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.passing = passing
+        self.answered = answered
+        self.unsent = unsent
 
 
 class PoolTimeoutError(UnavailableError):
-    """No connection came free within ``PoolOptions.timeout``."""
+    """No connection came free within ``PoolOptions.timeout``: the caller has stood in line, and is not `passing`."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint, passing=False, unsent=True)
 
 
 class ConflictError(AgentstoreError):

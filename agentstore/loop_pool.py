@@ -32,7 +32,10 @@ class NativePool(Protocol[C]):
     """
 
     async def acquire(self) -> C:
-        """A connection that is alive: a dead one is replaced here, before its caller meets it."""
+        """A connection that is alive: a dead one is replaced here, before its caller meets it.
+
+        An `UnavailableError` is `unsent` here, so a driver translates its library's errors before they leave.
+        """
 
     def release(self, connection: C, error: BaseException | None) -> None:
         """Take it back; `error` is what its user met, after which it may be unfit for others."""
@@ -111,7 +114,12 @@ class LoopPool(Generic[C]):
             raise UnavailableError(
                 f"{self._url}: no connection could be made within {self._options.connect_timeout} s",
                 hint="Is the server running, and reachable from here? Else raise PoolOptions.connect_timeout",
+                unsent=True,
             ) from error
+        except UnavailableError as error:
+            error.unsent = True
+            await self.leave()
+            raise
         except BaseException:
             await self.leave()
             raise

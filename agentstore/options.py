@@ -82,11 +82,12 @@ class QueueOptions(_Checked):
 
 @dataclass(frozen=True, slots=True)
 class RetryOptions(_Checked):
-    """How often and how long a write that failed in passing is tried again.
+    """How often and how long a call is tried again that failed in passing.
 
     Attributes:
-        attempts: Tries in all.
-        deadline: Seconds after which no further try is made.
+        attempts: Tries in all; 1 is none again.
+        deadline: Seconds after which no further try is made, and after which a caller is told that a write, or a read,
+            in flight has had no answer.
     """
 
     attempts: int = 5

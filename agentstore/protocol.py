@@ -18,7 +18,7 @@ functions of `agentstore.rules`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from .errors import AgentstoreError
 
@@ -219,8 +219,9 @@ class Scan:
 class Store(Protocol):
     """What conversations and state have in common: a life and its limits."""
 
-    lacks: ClassVar[Mapping[str, str]]
-    """Guarantees that this backend cannot give, each with the reason. The contract suite and the docs show them."""
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """Guarantees that this backend cannot give, each with the reason. The contract suite and the docs show them."""
 
     async def aopen(self) -> None:
         """Make the store ready, creating or migrating what it needs; nothing if it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,8 @@ class Stats(Plain):
         latencies: By call (``append``, ``messages``, ``set`` ...).
         errors: By class of error, how many calls ended with it.
         fallbacks: Writes that a fallback took; 0, for there is no fallback yet.
+        retries: Attempts that were made again, by themselves, because a backend could not be reached.
+        fast_failures: Calls that failed at once, because a backend had not been reachable just before.
     """
 
     pools: tuple[PoolStats, ...] = ()
@@ -86,11 +89,36 @@ class Stats(Plain):
     latencies: Mapping[str, Latency] = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
     fallbacks: int = 0
+    retries: int = 0
+    fast_failures: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data, for a log or a page; no Stats come back from it."""
         latencies = {call: latency.to_dict() for call, latency in self.latencies.items()}
         return Plain.to_dict(self) | {"latencies": latencies}
+
+
+class Tries:
+    """Counts what the retries come to, from any thread.
+
+    Attributes:
+        retries: As `Stats` has it.
+        fast_failures: The same.
+    """
+
+    def __init__(self) -> None:
+        self.retries = self.fast_failures = 0
+        self._guard = threading.Lock()
+
+    def retried(self) -> None:
+        """Another attempt is about to be made."""
+        with self._guard:
+            self.retries += 1
+
+    def failed_fast(self) -> None:
+        """A call was not even tried."""
+        with self._guard:
+            self.fast_failures += 1
 
 
 class Meter:

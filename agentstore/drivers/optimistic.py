@@ -72,6 +72,7 @@ class Attempts:
             raise UnavailableError(
                 f"{self._what}: other writers were faster {self._failed + 1} times, for {self._patience} s",
                 hint="Spread the load over more sessions or keys, or raise PoolOptions.statement_timeout",
+                passing=False,
             ) from overtaken
         longest = min(_FIRST_PAUSE * 2 ** min(self._failed, _DOUBLINGS), _LONGEST_PAUSE)
         self._failed += 1

@@ -12,12 +12,14 @@ from agentstore.drivers import registry
 from agentstore.errors import ClosedError, UnavailableError
 from agentstore.protocol import Append, SetItems, StateOp
 from agentstore.queue.group import Grouping, Tally
-from agentstore.stats import QueueStats
+from agentstore.stats import QueueStats, Tries
+
+from .retry import Retrying
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentstore.options import PoolOptions
+    from agentstore.options import PoolOptions, RetryOptions
     from agentstore.protocol import Backend, ConversationStore, GetItems, Head, Read, StateStore
     from agentstore.records import Message, Session, StateItem
     from agentstore.url import StoreURL
@@ -26,14 +28,20 @@ if TYPE_CHECKING:
 class Stack:
     """The way down for callers of one event loop: groupings over the stores."""
 
-    def __init__(self, conversations: ConversationStore, state: StateStore, reads: Tally, writes: Tally) -> None:
+    def __init__(
+        self, conversations: ConversationStore, state: StateStore, reads: Tally, writes: Tally, deadline: float
+    ) -> None:
         self.conversations = conversations
         self.state = state
-        self.append: Grouping[Append, list[Message]] = Grouping(conversations.append, writes, weigh=_weight)
-        self.write: Grouping[StateOp, int] = Grouping(state.write_items, writes, weigh=_weight)
-        self.read: Grouping[Read, list[Message]] = Grouping(conversations.read, reads, wait_in_flight=False)
-        self.heads: Grouping[Head, Session | None] = Grouping(conversations.heads, reads, wait_in_flight=False)
-        self.get: Grouping[GetItems, dict[str, StateItem]] = Grouping(state.get_items, reads, wait_in_flight=False)
+        self.append: Grouping[Append, list[Message]] = Grouping(conversations.append, writes, deadline, weigh=_weight)
+        self.write: Grouping[StateOp, int] = Grouping(state.write_items, writes, deadline, weigh=_weight)
+        self.read: Grouping[Read, list[Message]] = Grouping(conversations.read, reads, deadline, wait_in_flight=False)
+        self.heads: Grouping[Head, Session | None] = Grouping(
+            conversations.heads, reads, deadline, wait_in_flight=False
+        )
+        self.get: Grouping[GetItems, dict[str, StateItem]] = Grouping(
+            state.get_items, reads, deadline, wait_in_flight=False
+        )
 
     async def flush(self) -> None:
         """Wait until the writes that this loop has handed in are committed, or have failed."""
@@ -48,11 +56,20 @@ class Stacks:
         conversations: Where sessions live.
         state: Where the state lives; equal to `conversations`, the two share one backend.
         pool: The settings of their connections.
+        retry: How often and how long to try what fails in passing.
+
+    Attributes:
+        tries: Counts of that.
     """
 
-    def __init__(self, conversations: StoreURL, state: StoreURL, pool: PoolOptions) -> None:
-        self._conversations = registry.load(conversations, pool)
-        self._state = self._conversations if state == conversations else registry.load(state, pool)
+    def __init__(self, conversations: StoreURL, state: StoreURL, pool: PoolOptions, retry: RetryOptions) -> None:
+        def load(url: StoreURL) -> Backend:
+            return Retrying(registry.load(url, pool), retry, str(url), self.tries)
+
+        self.tries = Tries()
+        self._deadline = retry.deadline
+        self._conversations = load(conversations)
+        self._state = self._conversations if state == conversations else load(state)
         self._guard = threading.Lock()
         self._stacks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Stack] = weakref.WeakKeyDictionary()
         self._reads, self._writes = Tally(), Tally()
@@ -78,6 +95,7 @@ class Stacks:
             raise UnavailableError(
                 "this Database was opened before a fork, and its connections stayed with the parent process",
                 hint="Make a new one with db(...) in the child, or use it there first",
+                passing=False,
             )
         stack = self._stacks.get(asyncio.get_running_loop())
         return self._new_stack() if stack is None else stack
@@ -86,7 +104,7 @@ class Stacks:
         with self._guard:
             for loop in [loop for loop in self._stacks if loop.is_closed()]:
                 del self._stacks[loop]  # what has run there would keep it alive
-            stack = Stack(self._conversations, self._state, self._reads, self._writes)
+            stack = Stack(self._conversations, self._state, self._reads, self._writes, self._deadline)
             return self._stacks.setdefault(asyncio.get_running_loop(), stack)
 
     async def _open(self) -> None:

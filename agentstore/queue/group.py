@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from agentstore.concurrency import ended, outcome_despite
+from agentstore.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
 Op = TypeVar("Op")
 Out = TypeVar("Out")
+
+_Entry: TypeAlias = "tuple[Op, asyncio.Future[Out], float]"
+"""An operation, where its caller waits, and since when on the loop's clock."""
+
+_PRECISION = 1e-3  # seconds by which a loop's timer may ring too early
 
 
 @dataclass(slots=True)
@@ -36,6 +43,8 @@ class Grouping(Generic[Op, Out]):
         run: Carries out a batch: an outcome for each operation, or an exception for all.
         max_items: The most operations in one batch.
         tally: Counts what was carried out.
+        deadline: Seconds after which a caller is told that there is no answer, though the batch may still be in
+            flight; None: never. The next batch waits for it all the same.
         weigh: Bytes of an operation.
         max_bytes: The most bytes in one batch; a single heavier operation goes alone.
         wait_in_flight: Whether a cancelled caller waits for a batch in flight to end (writes: it must know that
@@ -46,6 +55,7 @@ class Grouping(Generic[Op, Out]):
         self,
         run: Callable[[Sequence[Op]], Awaitable[Sequence[Outcome[Out]]]],
         tally: Tally,
+        deadline: float | None = None,
         *,
         weigh: Callable[[Op], int] = lambda _op: 0,
         max_items: int = 1000,
@@ -57,10 +67,12 @@ class Grouping(Generic[Op, Out]):
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._wait_in_flight = wait_in_flight
-        self._waiting: deque[tuple[Op, asyncio.Future[Out]]] = deque()
-        self._in_flight: list[tuple[Op, asyncio.Future[Out]]] = []
+        self._waiting: deque[_Entry[Op, Out]] = deque()
+        self._in_flight: list[_Entry[Op, Out]] = []
         self._drainer: asyncio.Task[None] | None = None
         self._tally = tally
+        self._deadline = deadline
+        self._watch: asyncio.TimerHandle | None = None  # one for all: it finds out by itself for whom it rings
 
     @property
     def waiting(self) -> int:
@@ -70,11 +82,17 @@ class Grouping(Generic[Op, Out]):
     async def submit(self, op: Op) -> Out:
         """Carry out `op` in the next group.
 
-        A cancelled caller whose operation still waits withdraws it. One in flight is waited for, then the cancellation
-        goes on.
+        A cancelled caller whose operation still waits withdraws it. One in flight is waited for (at most until the
+        deadline), then the cancellation goes on.
+
+        Raises:
+            UnavailableError: There was no answer within the deadline. What was in flight may be stored or not.
         """
-        entry = (op, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        entry = (op, loop.create_future(), loop.time())
         self._waiting.append(entry)
+        if self._watch is None and self._deadline is not None:
+            self._watch = loop.call_later(self._deadline, self._tell_the_late, loop, self._deadline)
         if self._drainer is None or self._drainer.done():
             self._drainer = asyncio.create_task(self._drain())
         try:
@@ -88,7 +106,7 @@ class Grouping(Generic[Op, Out]):
 
     async def flush(self) -> None:
         """Wait until all that was submitted before has ended; what comes meanwhile is not waited for."""
-        if pending := [future for _, future in (*self._in_flight, *self._waiting)]:
+        if pending := [future for _, future, _ in (*self._in_flight, *self._waiting)]:
             await asyncio.wait(pending)
 
     async def _drain(self) -> None:
@@ -97,12 +115,26 @@ class Grouping(Generic[Op, Out]):
                 self._in_flight = self._next_group()
                 await self._carry_out(self._in_flight)
         finally:  # only a dying loop cancels this task; nobody may be left waiting
-            for _, future in self._waiting:
+            for _, future, _ in self._waiting:
                 future.cancel()
             self._waiting.clear()
             self._in_flight = []
 
-    def _next_group(self) -> list[tuple[Op, asyncio.Future[Out]]]:
+    def _tell_the_late(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        """Fail all who have waited for the deadline, and ring again for the next who would."""
+        last = loop.time() - deadline + _PRECISION
+        for _, future, since in self._in_flight:
+            if since <= last and not future.done():
+                future.set_exception(_late(deadline, sent=True))
+                future.exception()  # a caller that has gone needs no "never retrieved"
+        while self._waiting and self._waiting[0][2] <= last:
+            _, future, _ = self._waiting.popleft()
+            future.set_exception(_late(deadline, sent=False))
+            future.exception()
+        left = [since for _, future, since in (*self._in_flight, *islice(self._waiting, 1)) if not future.done()]
+        self._watch = loop.call_at(min(left) + deadline, self._tell_the_late, loop, deadline) if left else None
+
+    def _next_group(self) -> list[_Entry[Op, Out]]:
         group = [self._waiting.popleft()]
         size = self._weigh(group[0][0])
         while self._waiting and len(group) < self._max_items:
@@ -112,13 +144,13 @@ class Grouping(Generic[Op, Out]):
             group.append(self._waiting.popleft())
         return group
 
-    async def _carry_out(self, group: list[tuple[Op, asyncio.Future[Out]]]) -> None:
+    async def _carry_out(self, group: list[_Entry[Op, Out]]) -> None:
         try:
-            outcomes = await self._run([op for op, _ in group])
+            outcomes = await self._run([op for op, _, _ in group])
         except asyncio.CancelledError as cancellation:
             done = outcome_despite(cancellation)
             if done is None or done.cancelled():
-                for _, future in group:
+                for _, future, _ in group:
                     future.cancel()
             elif (error := done.exception()) is not None:
                 self._settle(group, [error] * len(group))
@@ -130,14 +162,29 @@ class Grouping(Generic[Op, Out]):
         else:
             self._settle(group, outcomes)
 
-    def _settle(
-        self, group: list[tuple[Op, asyncio.Future[Out]]], outcomes: Sequence[Outcome[Out] | BaseException]
-    ) -> None:
+    def _settle(self, group: list[_Entry[Op, Out]], outcomes: Sequence[Outcome[Out] | BaseException]) -> None:
         self._tally.groups += 1
         self._tally.operations += len(group)
-        for (_, future), outcome in zip(group, outcomes, strict=True):
+        for (_, future, _), outcome in zip(group, outcomes, strict=True):
+            if future.done():  # its caller was told that it is late
+                continue
             if isinstance(outcome, BaseException):
                 future.set_exception(outcome)
                 future.exception()  # a caller that has gone needs no "never retrieved"
             else:
                 future.set_result(outcome)
+
+
+def _late(deadline: float, *, sent: bool) -> UnavailableError:
+    if not sent:
+        return UnavailableError(
+            f"what went before it had no answer, and after {deadline:g} s it was given up without being tried",
+            hint="Is the server there, and the network?",
+            passing=False,
+            unsent=True,
+        )
+    return UnavailableError(
+        f"there was no answer within {deadline:g} s: what was being written may be stored or not",
+        hint="Is the server there, and the network? A repeated append stores nothing twice",
+        passing=False,
+    )

@@ -171,3 +171,73 @@ async def test_any_task_factory(factory):
     grouping = Grouping(run, Tally())
     assert [await grouping.submit(op) for op in "ab"] == ["A", "B"]
     await grouping.flush()
+
+
+async def test_a_group_in_flight_for_too_long_fails_its_callers_and_is_waited_for_by_the_next():
+    gate = Gate(shut=True)
+    grouping = Grouping(gate.run, tally := Tally(), 0.05)
+    with pytest.raises(UnavailableError, match=r"no answer within 0\.05 s: .* may be stored or not") as caught:
+        await grouping.submit("a")
+    assert not caught.value.unsent
+    late = asyncio.create_task(grouping.submit("b"))
+    with pytest.raises(UnavailableError, match="given up without being tried") as caught:
+        await late
+    assert caught.value.unsent
+    assert gate.batches == [["a"]]
+    next_one = asyncio.create_task(grouping.submit("c"))
+    while not grouping.waiting:
+        await asyncio.sleep(0)
+    gate.open.set()
+    assert await next_one == "C"
+    assert gate.batches == [["a"], ["c"]]
+    assert (tally.groups, tally.operations) == (2, 2)
+
+
+async def test_each_caller_has_the_whole_deadline():
+    gate = Gate(shut=True)
+    grouping = Grouping(gate.run, Tally(), 0.2)
+    loop = asyncio.get_running_loop()
+    waited = []
+
+    async def call(op, pause):
+        await asyncio.sleep(pause)
+        start = loop.time()
+        with pytest.raises(UnavailableError):
+            await grouping.submit(op)
+        waited.append(loop.time() - start)
+
+    await asyncio.gather(*(call(op, place * 0.05) for place, op in enumerate("abcd")))
+    assert min(waited) >= 0.199
+    gate.open.set()
+    await grouping.flush()
+    assert await grouping.submit("e") == "E"  # and the deadline of the former callers is none of its concern
+    assert gate.batches == [["a"], ["e"]]
+
+
+async def test_a_cancelled_writer_waits_until_the_deadline_and_no_longer():
+    gate = Gate(shut=True)
+    grouping = Grouping(gate.run, Tally(), 0.1)
+    call = asyncio.create_task(grouping.submit("a"))
+    await gate.begun.wait()
+    call.cancel()
+    await asyncio.sleep(0)
+    assert not call.done()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert not gate.open.is_set()
+    gate.open.set()
+    assert await grouping.submit("b") == "B"
+
+
+async def test_an_error_that_comes_too_late_is_told_to_nobody():
+    answer = asyncio.get_running_loop().create_future()
+
+    async def run(batch):
+        return await answer
+
+    grouping = Grouping(run, Tally(), 0.01)
+    with pytest.raises(UnavailableError, match="no answer within"):
+        await grouping.submit("a")
+    answer.set_exception(ConflictError("too late"))
+    with pytest.raises(ConflictError):
+        await grouping.submit("b")

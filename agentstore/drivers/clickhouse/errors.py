@@ -62,18 +62,25 @@ _CROWDED = Meaning(
     UnavailableError,
     "the server carries out no more queries now",
     "Raise its max_concurrent_queries, or lower PoolOptions.size",
+    answered=True,
 )
 _PARTS = Meaning(
     UnavailableError,
     "the server is behind with merging: too many parts",
     "Try again. Let one process serve many callers, whose writes then share an INSERT; or give the server faster disks",
+    answered=True,
 )
-_ENDING = Meaning(UnavailableError, "the server is shutting down, or its table is read-only now", "Try again")
-_ROOM = Meaning(UnavailableError, "the server has no room left", "Make room on its disk, then try again")
+_ENDING = Meaning(
+    UnavailableError, "the server is shutting down, or its table is read-only now", "Try again", answered=True
+)
+_ROOM = Meaning(UnavailableError, "the server has no room left", "Make room on its disk, then try again", passing=False)
 _MEMORY = Meaning(
-    UnavailableError, "the server has not enough memory for this", "Raise its max_memory_usage, or read in pages"
+    UnavailableError,
+    "the server has not enough memory for this",
+    "Raise its max_memory_usage, or read in pages",
+    passing=False,
 )
-_QUOTA = Meaning(UnavailableError, "the user's quota or a limit of its profile is used up", "Raise it")
+_QUOTA = Meaning(UnavailableError, "the user's quota or a limit of its profile is used up", "Raise it", passing=False)
 _LARGE = Meaning(
     InvalidInputError,
     "a statement is larger than the server takes",
@@ -87,7 +94,9 @@ _TABLES = Meaning(
 _DAMAGED = Meaning(
     CorruptRecordError, "a part of a table is damaged", "Look at the server's log; CHECK TABLE names the parts"
 )
-_FAILED = Meaning(UnavailableError, "the server failed to carry out a statement", "Look at the server's log")
+_FAILED = Meaning(
+    UnavailableError, "the server failed to carry out a statement", "Look at the server's log", passing=False
+)
 _BUG = Meaning(AgentstoreError, "the server was used wrongly", "This is a bug: please report it")
 
 BY_CODE: Mapping[int, Meaning] = {
@@ -160,7 +169,7 @@ def translated(error: Exception, place: str) -> AgentstoreError:
         known = _TLS
     meaning = known or next(meaning for kind, meaning in BY_TYPE.items() if isinstance(error, kind))
     reason = error.__cause__ if meaning in (_REACH, _TLS) and error.__cause__ else error
-    return meaning.error(f"{place}: {meaning.says} ({_first_line(reason)})", hint=meaning.hint)
+    return meaning.told(place, _first_line(reason))
 
 
 def _reasons(error: BaseException | None) -> Iterator[BaseException]:

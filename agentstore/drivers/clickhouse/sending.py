@@ -94,4 +94,5 @@ def may_be_stored() -> Iterator[None]:
             f"the answer to an INSERT cannot be understood ({type(error).__name__}: {error}):"
             " what was being written may be stored or not",
             hint="Try again: message ids keep an append from being stored twice",
+            answered=True,
         ) from error

@@ -25,12 +25,21 @@ class Failure:
         hint: What to do.
         codes: Its ``errno`` or SQLite error code is one of these; none at all means any.
         error: What the caller gets.
+        passing: Whether another attempt may succeed.
     """
 
     kind: type[Exception]
     hint: str
     codes: frozenset[int] = frozenset()
     error: type[AgentstoreError] = UnavailableError
+    passing: bool = False
+
+    def told(self, where: object, error: Exception) -> AgentstoreError:
+        """The error of ours; raise it ``from`` the other."""
+        message = f"the JSON files of {where} cannot be used: {error}"
+        if self.error is UnavailableError:
+            return UnavailableError(message, hint=self.hint, passing=self.passing, answered=True)
+        return self.error(message, hint=self.hint)
 
     def covers(self, error: Exception) -> bool:
         """Whether this line is about `error`."""
@@ -49,7 +58,12 @@ FAILURES = (
     Failure(FileExistsError, "A file stands where the folder should be: choose another path"),
     Failure(NotADirectoryError, "A file stands where the folder should be: choose another path"),
     Failure(OSError, "Check the folder and its disk, then try again"),
-    Failure(sqlite3.DatabaseError, "index.db was damaged and is made anew at the next call: try again", DAMAGED),
+    Failure(
+        sqlite3.DatabaseError,
+        "index.db was damaged and is made anew at the next call: try again",
+        DAMAGED,
+        passing=True,
+    ),
     Failure(sqlite3.DatabaseError, "Free some space, then try again", frozenset({sqlite3.SQLITE_FULL})),
     Failure(
         sqlite3.OperationalError,
@@ -84,4 +98,4 @@ def translated(where: object, *kinds: type[Exception]) -> Iterator[None]:
         if kinds and not isinstance(error, kinds):
             raise
         failure = next(line for line in FAILURES if line.covers(error))
-        raise failure.error(f"the JSON files of {where} cannot be used: {error}", hint=failure.hint) from error
+        raise failure.told(where, error) from error

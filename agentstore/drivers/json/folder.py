@@ -86,6 +86,7 @@ class Folder:
             raise UnavailableError(
                 f"other writes to {self.path} took longer than {self._timeout:g} s",
                 hint="Try again, or raise PoolOptions.statement_timeout",
+                passing=False,
             )
         try:
             make_folder(self.path)

@@ -15,7 +15,7 @@ import pymongo
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection
 from pymongo.monitoring import ConnectionPoolListener
 
-from . import address
+from . import address, errors
 
 if TYPE_CHECKING:
     from pymongo import monitoring
@@ -61,8 +61,11 @@ class ClientPool:
             self._tables = Tables(client, address.database_name(self._url))
         known: Any = self._tables.client.topology_description  # which Motor's stubs take for a method
         if not known.has_writable_server():
-            with pymongo.timeout(address.selection(self._options)):  # a statement would wait for its own timeout
-                await self._tables.client.admin.command("ping")
+            try:
+                with pymongo.timeout(address.selection(self._options)):  # a statement would wait for its own timeout
+                    await self._tables.client.admin.command("ping")
+            except errors.RAISED as error:
+                raise errors.translated(error, str(self._url)) from error
         return self._tables
 
     def release(self, connection: Tables, error: BaseException | None) -> None:

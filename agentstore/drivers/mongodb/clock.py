@@ -63,8 +63,12 @@ async def server_time(tables: Tables) -> datetime:
     try:
         hello = await tables.client.admin.command("hello")
     except InvalidBSON as error:
-        raise UnavailableError(f"the server's answer to hello cannot be read: {error}", hint=_HINT) from error
+        raise UnavailableError(
+            f"the server's answer to hello cannot be read: {error}", hint=_HINT, answered=True
+        ) from error
     moment = hello.get("localTime")
     if not isinstance(moment, datetime):
-        raise UnavailableError(f"the server tells no time: in its hello localTime is {moment!r}", hint=_HINT)
+        raise UnavailableError(
+            f"the server tells no time: in its hello localTime is {moment!r}", hint=_HINT, answered=True
+        )
     return moment.replace(tzinfo=UTC)

@@ -37,22 +37,31 @@ _UNREACHABLE = Meaning(
     "Is it running, and reachable from here? A replica set needs a primary, and the right replicaSet in the URL",
 )
 _LOST = Meaning(UnavailableError, "the connection was lost", "Try again: what was stored already is recognised")
-_PRIMARY = Meaning(UnavailableError, "the primary is changing", "Try again in a few seconds")
+_PRIMARY = Meaning(UnavailableError, "the primary is changing", "Try again in a few seconds", answered=True)
 _ENDING = Meaning(UnavailableError, "the server is shutting down", "Try again when it is back")
 _SLOW = Meaning(
-    UnavailableError, "the server took too long", "Raise PoolOptions.statement_timeout, or look at its load"
+    UnavailableError,
+    "the server took too long",
+    "Raise PoolOptions.statement_timeout, or look at its load",
+    passing=False,
+)
+_SILENT = Meaning(
+    UnavailableError,
+    "no answer came in time",
+    "Is the server there, and the network? Else raise PoolOptions.statement_timeout, or look at its load",
 )
 _CONCERN = Meaning(
     UnavailableError,
     "not enough members of the replica set confirmed the write",
     "It may yet be stored. Are members down, or far behind?",
+    answered=True,
 )
 _TLS = Meaning(
     ConfigurationError,
     "TLS does not come about",
     "Check tls=true or tls=false, tlsCAFile (whom to trust) and that the certificate names this host",
 )
-_DISK = Meaning(UnavailableError, "the server's disk is full", "Make room, then try again")
+_DISK = Meaning(UnavailableError, "the server's disk is full", "Make room, then try again", passing=False)
 _TOO_LARGE = Meaning(MessageTooLargeError, "a document is larger than MongoDB's 16 MB")
 _INDEXES = Meaning(
     ConfigurationError,
@@ -81,7 +90,7 @@ BY_CODE: Mapping[int, Meaning] = {
     89: _LOST,  # NetworkTimeout
     9001: _LOST,  # SocketException
     43: _LOST,  # CursorNotFound: the server was restarted, or took the cursor away
-    112: Meaning(UnavailableError, "another write came between", "Try again"),  # WriteConflict
+    112: Meaning(UnavailableError, "another write came between", "Try again", answered=True),  # WriteConflict
     91: _ENDING,  # ShutdownInProgress
     11600: _ENDING,  # InterruptedAtShutdown
     189: _PRIMARY,  # PrimarySteppedDown
@@ -98,7 +107,7 @@ BY_CODE: Mapping[int, Meaning] = {
     14031: _DISK,  # OutOfDiskSpace
     11000: _DUPLICATE,
     462: Meaning(
-        UnavailableError, "the server takes no more requests now", "Try again"
+        UnavailableError, "the server takes no more requests now", "Try again", answered=True
     ),  # IngressRequestRateLimitExceeded
 }
 """By the server's code (src/mongo/base/error_codes.yml)."""
@@ -109,7 +118,7 @@ BY_TYPE: Mapping[type[Exception], Meaning] = {
     ),
     mongo.ServerSelectionTimeoutError: _UNREACHABLE,
     mongo.NotPrimaryError: _PRIMARY,
-    mongo.NetworkTimeout: _SLOW,
+    mongo.NetworkTimeout: _SILENT,
     mongo.ConnectionFailure: _LOST,
     mongo.ProtocolError: _LOST,
     mongo.InvalidURI: Meaning(ConfigurationError, "the URL is not one that MongoDB's driver takes"),
@@ -120,7 +129,7 @@ BY_TYPE: Mapping[type[Exception], Meaning] = {
     mongo.WriteConcernError: _CONCERN,
     mongo.DuplicateKeyError: _DUPLICATE,
     mongo.CursorNotFound: _LOST,
-    mongo.OperationFailure: Meaning(UnavailableError, "the server refused", "Look at its log"),
+    mongo.OperationFailure: Meaning(UnavailableError, "the server refused", "Look at its log", passing=False),
     mongo.EncryptionError: Meaning(ConfigurationError, "client-side encryption does not work"),
     mongo.PyMongoError: _BUG,
     mongo.DocumentTooLarge: _TOO_LARGE,
@@ -147,7 +156,7 @@ def translated(error: Exception, place: str) -> AgentstoreError:
         place: Which store, for the message.
     """
     meaning = meaning_of(error)
-    return meaning.error(f"{place}: {meaning.says} ({_brief(error)})", hint=meaning.hint)
+    return meaning.told(place, _brief(error))
 
 
 def meaning_of(error: Exception) -> Meaning:

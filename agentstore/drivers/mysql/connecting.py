@@ -204,6 +204,7 @@ class Connector:
             error = error or UnavailableError(
                 f"{self._settings.name}: no host takes writes: those that answer are read-only",
                 hint="Name all members of the cluster, the primary among them",
+                answered=True,
             )
         assert error is not None  # noqa: S101  there is a host
         raise error

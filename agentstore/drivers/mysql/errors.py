@@ -56,24 +56,30 @@ _CROWDED = Meaning(
     UnavailableError,
     "the server takes no more connections now",
     "Raise its max_connections (or the account's limit), or lower PoolOptions.size",
+    answered=True,
 )
 _ENDING = Meaning(UnavailableError, "the server is shutting down or not ready yet", "Try again")
 _SLOW = Meaning(
-    UnavailableError, "a statement took too long", "Look for what keeps the server busy, or raise statement_timeout"
+    UnavailableError,
+    "a statement took too long",
+    "Look for what keeps the server busy, or raise statement_timeout",
+    passing=False,
 )
 _LOCKED = Meaning(
     UnavailableError,
     "others kept rows locked for too long",
     "Let no program hold a transaction on agentstore's tables open, or raise PoolOptions.statement_timeout",
+    passing=False,
 )
 _READ_ONLY = Meaning(
     UnavailableError,
     "the server is read-only",
     "Is it a replica? Name the primary in the database URL, or all members of the cluster: host1,host2",
+    answered=True,  # in passing where another is just becoming the primary
 )
-_FULL = Meaning(UnavailableError, "the server has no room left", "Make room on its disk, then try again")
-_MEMORY = Meaning(UnavailableError, "the server has not enough memory")
-_ENGINE = Meaning(UnavailableError, "the storage engine failed", "Look at the server's error log")
+_FULL = Meaning(UnavailableError, "the server has no room left", "Make room on its disk, then try again", passing=False)
+_MEMORY = Meaning(UnavailableError, "the server has not enough memory", passing=False)
+_ENGINE = Meaning(UnavailableError, "the storage engine failed", "Look at the server's error log", passing=False)
 _PACKET = Meaning(
     MessageTooLargeError,
     "the server's max_allowed_packet is too small",
@@ -169,4 +175,4 @@ def translated(error: Exception, place: str) -> AgentstoreError:
         known = _TLS
     meaning = known or next(meaning for kind, meaning in BY_TYPE.items() if isinstance(error, kind))
     reason = error.__cause__ if known in {_REACH, _TLS} and error.__cause__ else error
-    return meaning.error(f"{place}: {meaning.says} ({reason})", hint=meaning.hint)
+    return meaning.told(place, reason)

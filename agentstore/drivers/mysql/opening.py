@@ -77,6 +77,7 @@ async def _migrated(engine: AsyncEngine, seconds: float) -> bool:
             raise UnavailableError(
                 f"another process has been preparing the tables for {seconds} s",
                 hint="Wait for it, or end its connection: SHOW PROCESSLIST",
+                passing=False,
             )
         try:
             return await connection.run_sync(_apply)

@@ -92,6 +92,7 @@ class Wire:
             raise UnavailableError(
                 f"{self.place}: the session's sql_mode was changed under way",
                 hint="Let no proxy share sessions among clients: it must pin them, or restore sql_mode",
+                answered=True,
             )
 
     @property

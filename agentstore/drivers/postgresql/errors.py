@@ -33,8 +33,8 @@ _CREDENTIALS = Meaning(
     "the server does not let this user in",
     "Check user and password in the URL (percent-encode special characters: %40 for @), and pg_hba.conf",
 )
-_RACE = Meaning(UnavailableError, "it gave way to another transaction", "A retry is safe")
-_ROOM = Meaning(UnavailableError, "the server has run out of memory or room", "Look at the server's log")
+_RACE = Meaning(UnavailableError, "it gave way to another transaction", "A retry is safe", answered=True)
+_ROOM = Meaning(UnavailableError, "the server has run out of memory or room", "Look at the server's log", passing=False)
 _TABLES = Meaning(
     CorruptRecordError,
     "its tables are not those that agentstore made",
@@ -50,6 +50,12 @@ _TIMEOUT = Meaning(
     UnavailableError,
     "a statement took too long, or was cancelled",
     "Look for locks and load on the server, or raise PoolOptions.statement_timeout",
+    passing=False,
+)
+_SILENT = Meaning(
+    UnavailableError,
+    "no answer came in time; whether the statement took effect is unknown",
+    "Is the server there, and the network? Else look for load on it, or raise PoolOptions.statement_timeout",
 )
 _DAMAGED = Meaning(CorruptRecordError, "the server finds its files damaged", "Look at its log; restore a backup")
 _TRIGGER = Meaning(
@@ -80,6 +86,7 @@ BY_STATE: Mapping[str, Meaning] = {
         UnavailableError,
         "the server takes no writes: it is a standby, or default_transaction_read_only is set",
         "Name the primary in the URL, or all hosts: then the one that takes writes is found",
+        answered=True,  # in passing where another is just becoming the primary
     ),
     "25P03": _LOST,
     "25P04": _TIMEOUT,
@@ -87,6 +94,7 @@ BY_STATE: Mapping[str, Meaning] = {
         UnavailableError,
         "a prepared statement is gone: a pooler hands each transaction to another connection",
         "Write ?prepared=no in the URL",
+        answered=True,
     ),
     "28": _CREDENTIALS,
     "3D": Meaning(
@@ -100,14 +108,16 @@ BY_STATE: Mapping[str, Meaning] = {
         UnavailableError,
         "a prepared statement is there already: a pooler hands each transaction to another connection",
         "Write ?prepared=no in the URL",
+        answered=True,
     ),
     "44": _TRIGGER,
     "53": _ROOM,
-    "53100": Meaning(UnavailableError, "the server's disk is full", "Make room, then try again"),
+    "53100": Meaning(UnavailableError, "the server's disk is full", "Make room, then try again", passing=False),
     "53300": Meaning(
         UnavailableError,
         "the server takes no more connections",
         "Lower PoolOptions.size, raise max_connections, or put PgBouncer before it",
+        answered=True,
     ),
     "54": Meaning(MessageTooLargeError, "a value or an index entry is larger than PostgreSQL takes"),
     "55": _TIMEOUT,
@@ -115,12 +125,14 @@ BY_STATE: Mapping[str, Meaning] = {
     "57P01": _STOPPING,
     "57P02": _STOPPING,
     "57P03": _STOPPING,
-    "57P04": Meaning(UnavailableError, "the database was dropped"),
+    "57P04": Meaning(UnavailableError, "the database was dropped", passing=False),
     "57P05": _LOST,
-    "58": Meaning(UnavailableError, "the server's disk or system failed", "Look at the server's log"),
+    "58": Meaning(UnavailableError, "the server's disk or system failed", "Look at the server's log", passing=False),
     "72": _RACE,
-    "F0": Meaning(UnavailableError, "the server's settings are broken", "Look at the server's log"),
-    "XX": Meaning(UnavailableError, "the server has met an error of its own", "Look at the server's log"),
+    "F0": Meaning(UnavailableError, "the server's settings are broken", "Look at the server's log", passing=False),
+    "XX": Meaning(
+        UnavailableError, "the server has met an error of its own", "Look at the server's log", passing=False
+    ),
     "XX001": _DAMAGED,
     "XX002": _DAMAGED,
     **dict.fromkeys(("09", "27", "2F", "38", "39", "P0"), _TRIGGER),
@@ -132,7 +144,7 @@ BY_STATE: Mapping[str, Meaning] = {
 
 BY_TYPE: Mapping[type[BaseException], Meaning] = {
     ssl.SSLError: _TLS,
-    TimeoutError: _TIMEOUT,
+    TimeoutError: _SILENT,
     OSError: Meaning(
         UnavailableError,
         "the server cannot be reached",
@@ -171,7 +183,7 @@ def translated(error: BaseException, place: str) -> AgentstoreError:
     """
     meaning = _meaning(error)
     said = str(error) or type(error).__name__
-    return meaning.error(f"{place}: {meaning.says} ({said})", hint=meaning.hint)
+    return meaning.told(place, said)
 
 
 def _meaning(error: BaseException) -> Meaning:

@@ -48,7 +48,10 @@ _SPEECH = Meaning(
 )
 _LOADING = Meaning(UnavailableError, "the server is still loading its data", "Wait until it has")
 _CLIENTS = Meaning(
-    UnavailableError, "the server takes no more connections", "Raise its maxclients, or lower PoolOptions.size"
+    UnavailableError,
+    "the server takes no more connections",
+    "Raise its maxclients, or lower PoolOptions.size",
+    answered=True,
 )
 _BUG = Meaning(AgentstoreError, "Redis was used wrongly", "This is a bug: please report it")
 _KEYS = Meaning(
@@ -56,11 +59,14 @@ _KEYS = Meaning(
     "a key holds what agentstore has not put there",
     "Does something else write keys with this prefix? The URL's option prefix chooses another",
 )
-_MOVING = Meaning(UnavailableError, "the cluster is being rearranged, or part of it is down", "Try again")
+_MOVING = Meaning(
+    UnavailableError, "the cluster is being rearranged, or part of it is down", "Try again", answered=True
+)
 _REPLICA = Meaning(
     UnavailableError,
     "the server is a replica, which takes no writes",
     "Name the master, or redis+sentinel: to be led to it",
+    answered=True,  # in passing where another is just becoming the master
 )
 _MASTER = Meaning(
     UnavailableError,
@@ -74,21 +80,30 @@ _MEMORY = Meaning(
     UnavailableError,
     "the server's memory is full (maxmemory), and nothing was stored",
     "Raise maxmemory, or purge_expired() and delete what is no longer needed",
+    passing=False,
 )
 
 BY_CODE: Mapping[str, Meaning] = {
-    "BUSY": Meaning(UnavailableError, "the server is busy with somebody's script", "Wait, or SCRIPT KILL it"),
+    "BUSY": Meaning(
+        UnavailableError, "the server is busy with somebody's script", "Wait, or SCRIPT KILL it", answered=True
+    ),
     "CLUSTERDOWN": _MOVING,
     "CROSSSLOT": _BUG,
     "LOADING": _LOADING,
     "MASTERDOWN": _REPLICA,
     "MISCONF": Meaning(
-        UnavailableError, "the server cannot write to its disk, and takes no writes", "Look at its disk and its log"
+        UnavailableError,
+        "the server cannot write to its disk, and takes no writes",
+        "Look at its disk and its log",
+        passing=False,
     ),
     "NOAUTH": _LOGIN,
     "NOPERM": _RIGHTS,
     "NOREPLICAS": Meaning(
-        UnavailableError, "too few replicas follow (min-replicas-to-write), so it takes no writes", "Look at them"
+        UnavailableError,
+        "too few replicas follow (min-replicas-to-write), so it takes no writes",
+        "Look at them",
+        answered=True,
     ),
     "OOM": _MEMORY,
     "READONLY": _REPLICA,
@@ -152,7 +167,10 @@ BY_TYPE: Mapping[type[Exception], Meaning] = {
     SlaveNotFoundError: _MASTER,
     theirs.ConnectionError: _LOST,
     theirs.ResponseError: Meaning(
-        UnavailableError, "the server refused", "See what it says; agentstore needs Redis 6.2, Valkey 7.2 or newer"
+        UnavailableError,
+        "the server refused",
+        "See what it says; agentstore needs Redis 6.2, Valkey 7.2 or newer",
+        passing=False,
     ),
     theirs.RedisError: _BUG,
     TimeoutError: _SLOW,
@@ -175,7 +193,7 @@ def translated(error: Exception, place: str, *, sent: bool = True) -> Agentstore
     meaning = _meaning(error)
     if not sent and meaning in (_LOST, _SLOW):
         meaning = _UNOPENED
-    ours = meaning.error(f"{place}: {meaning.says} ({_words(error)})", hint=meaning.hint)
+    ours = meaning.told(place, _words(error), unsent=not sent)
     ours.__cause__ = error
     return ours
 

@@ -127,13 +127,21 @@ def _bounds(op: Scan) -> tuple[str, str]:
 
 
 async def write_items(wire: Wire, batch: Sequence[StateOp]) -> list[Outcome[int]]:
-    """Load what the batch names, plan, and write each namespace if it is as it was; else again."""
-    if not batch:
-        return []
+    """Load what the batch names, plan, and write each namespace if it is as it was; else those that are left again."""
     outcomes: dict[int, Outcome[int]] = {}
+    try:
+        await _write_all(wire, batch, outcomes)
+    except AgentstoreError as error:
+        if not outcomes:
+            raise
+        return [outcomes.get(index, error) for index in range(len(batch))]
+    return [outcomes[index] for index in range(len(batch))]
+
+
+async def _write_all(wire: Wire, batch: Sequence[StateOp], outcomes: dict[int, Outcome[int]]) -> None:
     left = dict(enumerate(batch))
     attempts = Attempts(f"writing to {len({op.namespace for op in batch})} namespaces", wire.patience)
-    while True:
+    while left:
         loaded, now = await _load(wire, left.values())
         for index, op in list(left.items()):
             error = _trouble(op, loaded.get(op.namespace))
@@ -148,9 +156,8 @@ async def write_items(wire: Wire, batch: Sequence[StateOp]) -> list[Outcome[int]
             if op.namespace not in missed or error is not None:
                 outcomes[index] = error or outcome
                 del left[index]
-        if not left:
-            return [outcomes[index] for index in range(len(batch))]
-        await attempts.again()
+        if left:
+            await attempts.again()
 
 
 def _trouble(op: StateOp, here: _Namespace | None) -> AgentstoreError | None:

@@ -23,14 +23,16 @@ _LOCKED = Meaning(
     UnavailableError,
     "others kept it locked for too long",
     "Let no program hold a transaction on it open, or raise PoolOptions.statement_timeout",
+    passing=False,
 )
 _PERMISSION = Meaning(
     UnavailableError,
     "it cannot be opened for writing",
     "The file and its folder (for the -wal and -shm files) must exist and be writable",
+    passing=False,
 )
-_DISK = Meaning(UnavailableError, "the disk failed", "Look at the system's log")
-_MEMORY = Meaning(UnavailableError, "there is not enough memory")
+_DISK = Meaning(UnavailableError, "the disk failed", "Look at the system's log", passing=False)
+_MEMORY = Meaning(UnavailableError, "there is not enough memory", passing=False)
 _BROKEN = Meaning(
     CorruptRecordError,
     "it is damaged, or no SQLite database at all",
@@ -47,25 +49,25 @@ BY_CODE: Mapping[int, Meaning] = {
     sqlite3.SQLITE_ERROR: _TABLES,
     sqlite3.SQLITE_INTERNAL: _BUG,
     sqlite3.SQLITE_PERM: _PERMISSION,
-    sqlite3.SQLITE_ABORT: Meaning(UnavailableError, "the statement was aborted"),
+    sqlite3.SQLITE_ABORT: Meaning(UnavailableError, "the statement was aborted", passing=False),
     sqlite3.SQLITE_BUSY: _LOCKED,
     sqlite3.SQLITE_LOCKED: _LOCKED,
     sqlite3.SQLITE_NOMEM: _MEMORY,
     sqlite3.SQLITE_READONLY: _PERMISSION,
-    sqlite3.SQLITE_INTERRUPT: Meaning(UnavailableError, "the statement was interrupted"),
+    sqlite3.SQLITE_INTERRUPT: Meaning(UnavailableError, "the statement was interrupted", passing=False),
     sqlite3.SQLITE_IOERR: _DISK,
     sqlite3.SQLITE_CORRUPT: _BROKEN,
     sqlite3.SQLITE_NOTFOUND: _BUG,
-    sqlite3.SQLITE_FULL: Meaning(UnavailableError, "the disk is full", "Make room, then try again"),
+    sqlite3.SQLITE_FULL: Meaning(UnavailableError, "the disk is full", "Make room, then try again", passing=False),
     sqlite3.SQLITE_CANTOPEN: _PERMISSION,
     sqlite3.SQLITE_PROTOCOL: _LOCKED,
     sqlite3.SQLITE_EMPTY: _BUG,
-    sqlite3.SQLITE_SCHEMA: Meaning(UnavailableError, "its tables were changed meanwhile", "Try again"),
+    sqlite3.SQLITE_SCHEMA: Meaning(UnavailableError, "its tables were changed meanwhile", "Try again", answered=True),
     sqlite3.SQLITE_TOOBIG: Meaning(MessageTooLargeError, "a text is longer than SQLite takes"),
     sqlite3.SQLITE_CONSTRAINT: Meaning(ConflictError, "what would be stored is there, or lacks something"),
     sqlite3.SQLITE_MISMATCH: _BUG,
     sqlite3.SQLITE_MISUSE: _BUG,
-    sqlite3.SQLITE_NOLFS: Meaning(UnavailableError, "the file system takes no file of this size"),
+    sqlite3.SQLITE_NOLFS: Meaning(UnavailableError, "the file system takes no file of this size", passing=False),
     sqlite3.SQLITE_AUTH: _BUG,
     sqlite3.SQLITE_FORMAT: _BROKEN,
     sqlite3.SQLITE_RANGE: _BUG,
@@ -100,4 +102,4 @@ def translated(error: Exception, place: str) -> AgentstoreError:
         if code is None
         else BY_CODE.get(code & 0xFF, _BUG)
     )
-    return meaning.error(f"{place}: {meaning.says} ({error})", hint=meaning.hint)
+    return meaning.told(place, error)

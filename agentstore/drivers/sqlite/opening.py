@@ -30,7 +30,9 @@ def connect_writer(place: Place, pool: PoolOptions) -> sqlite3.Connection:
     path = place.path
     if not place.in_memory and not Path(path).parent.is_dir():
         raise UnavailableError(
-            f"{path}: the folder {Path(path).parent} does not exist", hint="Create it, or correct the database URL"
+            f"{path}: the folder {Path(path).parent} does not exist",
+            hint="Create it, or correct the database URL",
+            passing=False,
         )
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -90,6 +92,7 @@ def _set_wal(connection: sqlite3.Connection, path: str, seconds: float) -> None:
         raise UnavailableError(
             f"{path}: this file system cannot do write-ahead logging (SQLite stays in mode {mode!r})",
             hint="Keep the database on a local disk",
+            passing=False,
         )
 
 

@@ -61,6 +61,7 @@ class Place:
         return UnavailableError(
             f"{self.path}: the file was moved, deleted or replaced under the open database ({why}); nothing is written",
             hint="Put the file back; or close this Database and make a new one with db(...), which opens what is there",
+            passing=False,
         )
 
 

@@ -51,7 +51,7 @@ class ConnectionThread:
         try:
             self._thread.start()
         except RuntimeError as error:
-            raise UnavailableError(f"SQLite needs a thread, and there is none: {error}") from error
+            raise UnavailableError(f"SQLite needs a thread, and there is none: {error}", passing=False) from error
 
     def open(self) -> asyncio.Future[None]:
         """Connect, unless that is done; if it fails it may be tried again.
@@ -113,6 +113,7 @@ class ConnectionThread:
             raise UnavailableError(
                 "this store was opened before a fork, and its connections stayed with the parent process",
                 hint="Make a new one with db(...) in the child",
+                passing=False,
             )
         work = _Work(function, asyncio.get_running_loop())
         future = work.future  # which the work forgets when it has run
