@@ -123,11 +123,15 @@ class Conversations:
     ) -> AsyncGenerator[Message, None]:
         """All messages of a session, oldest first, in constant memory: `batch_size` are held at a time."""
         batch_size = check_count(batch_size, "batch_size", least=1)
-        after = 0
+        after: int = 0
         while batch := await self.messages(session_id, limit=batch_size, after=after, user_id=user_id):
+            if batch[-1].seq is None:  # pending ones have no place to go on from: what is left comes in one piece
+                batch = await self.messages(session_id, after=after, user_id=user_id)
             for message in batch:
                 yield message
-            after = batch[-1].seq or 0
+            if batch[-1].seq is None:
+                return
+            after = batch[-1].seq
 
     async def pop(self, session_id: str, count: int = 1, *, user_id: str | None = None) -> list[Message]:
         """Remove the newest `count` messages and give them back, oldest first; ``[]`` if there is no such session."""
@@ -278,6 +282,8 @@ class Conversations:
 
     async def _whole(self, session_id: str, user_id: str | None) -> tuple[Session, list[Message]]:
         """A session and its messages as they were together at one moment, though others may be writing."""
+        async with self.use("session") as stack:
+            await stack.passed(check_id(session_id, "session_id"))
         before = None
         while (session := await self._existing(session_id, user_id)) != before:
             messages = await self.messages(session_id, before=session.last_seq + 1, user_id=user_id)

@@ -14,7 +14,8 @@ from .conversations import Conversations
 from .drivers.registry import find
 from .errors import ConfigurationError, InvalidInputError, shown
 from .home import home
-from .layers.stack import Stacks, close_at_exit
+from .layers.assembly import Settings
+from .layers.stack import Stacks, abandon
 from .options import PoolOptions, QueueOptions, RetryOptions
 from .state import BlockingStateScope, StateScope
 from .stats import Meter, Stats
@@ -38,7 +39,7 @@ class Calls:
     def __init__(self, stacks: Stacks) -> None:
         self.stacks = stacks
         self.meter = Meter()
-        weakref.finalize(self, close_at_exit, stacks.backends)
+        weakref.finalize(self, abandon, stacks.sides)
 
     def use(self, call: str) -> Use:
         """The running loop's way down, for one call of that name."""
@@ -83,17 +84,11 @@ class Database(Conversations):
     """
 
     def __init__(
-        self,
-        conversations: StoreURL,
-        state: StoreURL,
-        *,
-        session_ttl: timedelta | None = None,
-        pool: PoolOptions,
-        retry: RetryOptions,
+        self, conversations: StoreURL, state: StoreURL, settings: Settings, session_ttl: timedelta | None = None
     ) -> None:
         self._urls = (conversations, state)
         self._session_ttl = session_ttl
-        self._stacks = Stacks(conversations, state, pool, retry)
+        self._stacks = Stacks(conversations, state, settings)
         self._calls = Calls(self._stacks)
         self.state = StateScope(self._calls)
         self.identity = _identity(conversations)
@@ -109,7 +104,13 @@ class Database(Conversations):
     # --- life ---
 
     async def flush(self) -> None:
-        """Wait until every write accepted before on this event loop is committed, or has failed."""
+        """Wait until every write accepted before is committed: all deferred ones, and those of this event loop.
+
+        Raises:
+            AgentstoreError: What the backend has refused, since the last flush, of writes that had been accepted. They
+                are kept (`agentstore journal ls`), and later ones go on.
+            UnavailableError: The backend did not take them within ``RetryOptions.deadline``; they stay accepted.
+        """
         async with self.use("flush") as stack:
             await stack.flush()
 
@@ -124,7 +125,11 @@ class Database(Conversations):
         await self._stacks.stack()
 
     async def aclose(self) -> None:
-        """Commit what is pending and let go of everything. A second close does nothing."""
+        """Commit what is pending and let go of everything. A second close does nothing.
+
+        It waits for deferred writes for up to ``QueueOptions.close_timeout``; what is left then stays in the journal
+        (a warning says where), and is stored by whoever opens the store next.
+        """
         await self._stacks.aclose()
 
     def close(self) -> None:
@@ -141,6 +146,7 @@ class Database(Conversations):
             errors=meter.errors(),
             retries=self._stacks.tries.retries,
             fast_failures=self._stacks.tries.fast_failures,
+            fallbacks=self._stacks.fallbacks,
         )
 
     @property
@@ -215,14 +221,17 @@ def db(
     Args:
         database_url: Where conversations live; None is ``$AGENTSTORE_DATABASE_URL``, else ``sqlite:///agentstore.db``.
         state_url: Where state lives; None is ``$AGENTSTORE_STATE_URL``, else the backend of `database_url`.
-        durability: ``"commit"``: what returned is committed. ``"journal"`` and ``"memory"`` are not available yet.
+        durability: ``"commit"``: what returned is committed. ``"journal"``: it is fsynced in a journal on this machine,
+            and committed soon, after a crash by the next process that opens the store. ``"memory"``: it is accepted,
+            and committed within ``QueueOptions.flush_interval``. Deferred messages have no seq until they are stored.
         replicas: Read replicas; not available yet.
-        fallback: What takes writes while the backend is down; not available yet.
+        fallback: What takes writes while the backend is down: ``"journal"`` or ``"memory"``, as durable as that is;
+            they are stored in order when it is back. None: callers get `UnavailableError`.
         session_ttl: Seconds or timedelta after a session's last activity until it expires; None keeps it for ever.
         encryption_key: Not available yet.
         pool: Connections; `PoolOptions()` by default. The embedded stores heed ``connect_timeout`` and
             ``statement_timeout``, and JSON files ``size`` (threads that read).
-        queue: The write queue, `QueueOptions()`; other settings are not available yet.
+        queue: The bounds of what is under way, and where journals live: `QueueOptions()` by default.
         retry: How often and how long a call is tried again that a backend could not take just then: `RetryOptions()`
             by default. Only what may happen twice is repeated, or what never got there.
 
@@ -236,11 +245,8 @@ def db(
         if options is not None and not isinstance(options, kind):
             raise ConfigurationError(f"{kind.__name__} was expected, not {type(options).__name__}")
     later = {
-        f"durability={durability!r}": durability != "commit",
         "replicas": bool(tuple(replicas)),
-        f"fallback={fallback!r}": fallback is not None,
         "encryption_key": encryption_key is not None,
-        "queue with other settings than the defaults": queue not in {None, QueueOptions()},
     }
     for argument, wanted in later.items():
         if wanted:
@@ -251,13 +257,8 @@ def db(
         raise ConfigurationError(str(error)) from error
     url = StoreURL.parse(database_url or os.environ.get("AGENTSTORE_DATABASE_URL") or DEFAULT_URL)
     state = state_url or os.environ.get("AGENTSTORE_STATE_URL")
-    return Database(
-        url,
-        StoreURL.parse(state) if state else url,
-        session_ttl=ttl,
-        pool=pool or PoolOptions(),
-        retry=retry or RetryOptions(),
-    )
+    settings = Settings(durability, fallback, pool or PoolOptions(), queue or QueueOptions(), retry or RetryOptions())
+    return Database(url, StoreURL.parse(state) if state else url, settings, ttl)
 
 
 def DefaultSessionStore(path: str | os.PathLike[str] | None = None) -> Database:  # noqa: N802  a public name
@@ -271,7 +272,7 @@ def DefaultSessionStore(path: str | os.PathLike[str] | None = None) -> Database:
     elif not isinstance(path, (str, os.PathLike)):
         raise ConfigurationError(f"path must be a str or a Path, not {shown(path)}")
     url = StoreURL("file", path=str(Path(path).absolute()))
-    return Database(url, url, pool=PoolOptions(), retry=RetryOptions())
+    return Database(url, url, Settings())
 
 
 def _identity(url: StoreURL) -> object:

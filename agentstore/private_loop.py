@@ -1,8 +1,8 @@
 """An event loop on a thread of its own, which goes on while its callers' loops stand still.
 
 The thread is a daemon, and so is every thread started from it, because the interpreter joins all others before
-``atexit`` runs, and a loop that nobody stopped would hang it there. At exit the loops are ended in good order, after what
-`before_loops_end` was given.
+``atexit`` runs, and a loop that nobody stopped would hang it there. At exit the loops are ended in good order, after
+what `before_loops_end` was given.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ _before: list[Callable[[], object]] = []
 
 
 def before_loops_end(function: Callable[[], object]) -> None:
-    """Have a function called when the interpreter ends, while all private loops still run; once, if it is given again."""
+    """Have a function called when the interpreter ends, while all private loops still run; it may be given again."""
     if function not in _before:
         _before.append(function)
 

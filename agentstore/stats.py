@@ -43,14 +43,22 @@ class QueueStats(Plain):
     """The write queue.
 
     Attributes:
-        waiting: Writes that wait for their group's turn.
+        waiting: Writes that wait for their group's turn, accepted ones that are not stored yet among them.
         groups: Groups committed so far.
         writes: Writes committed so far; ``writes / groups`` is how many share one commit.
+        bytes: Bytes of messages and values that are under way.
+        journal_bytes: Bytes of this process's journals on the disk.
+        rejected: Accepted writes that the backend refused; they are kept in the journals' folder.
+        replayed: Writes that were stored from journals which other processes had left.
     """
 
     waiting: int = 0
     groups: int = 0
     writes: int = 0
+    bytes: int = 0
+    journal_bytes: int = 0
+    rejected: int = 0
+    replayed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,7 @@ class Stats(Plain):
         queue: The write queue.
         latencies: By call (``append``, ``messages``, ``set`` ...).
         errors: By class of error, how many calls ended with it.
-        fallbacks: Writes that a fallback took; 0, for there is no fallback yet.
+        fallbacks: Writes that were accepted because the backend could not be reached.
         retries: Attempts that were made again, by themselves, because a backend could not be reached.
         fast_failures: Calls that failed at once, because a backend had not been reachable just before.
     """

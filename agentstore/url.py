@@ -91,6 +91,12 @@ class StoreURL:
         at = "@" if self.username is not None or self.password is not None else ""
         return f"{self.scheme}://{user}{at}{hosts}{_quoted(self.path, '/')}" + (f"?{query}" if query else "")
 
+    @property
+    def is_ephemeral(self) -> bool:
+        """Whether the store is in the memory of this process, and ends with it."""
+        named = self.hosts or self.username is not None or self.path.strip("/") not in {"", ":memory:"}
+        return not named and self.scheme.partition("+")[0] in {"memory", "sqlite"}
+
     def file_path(self) -> str | None:
         """The absolute path of a file URL: ``x:///rel`` from the working folder, ``x:////abs``; None if it is empty.
 

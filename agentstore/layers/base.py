@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         Append,
         Backend,
         Change,
+        Find,
         GetItems,
         Head,
         Listing,
@@ -66,6 +67,9 @@ class Layer:
     async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
         return await self._inner.read(batch)
 
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        return await self._inner.find(batch)
+
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         return await self._inner.heads(batch)
 
@@ -86,6 +90,9 @@ class Layer:
 
     async def restore(self, session: Session, messages: Sequence[Message]) -> None:
         await self._inner.restore(session, messages)
+
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        return await self._inner.rewrite(session, messages)
 
     async def purge_sessions(self) -> int:
         return await self._inner.purge_sessions()

@@ -164,12 +164,11 @@ class Overlay(Layer):
         ours = [session for session in changed if isinstance(session, Session) and _listed(session, listing, below)]
         hidden = set(pending)
         found: list[Session] = []
-        page = Page[Session]((), listing.cursor)
-        while len(found) <= listing.limit:
-            page = await self._inner.list_sessions(replace(listing, cursor=page.next_cursor))
+        following: Listing | None = listing
+        while following is not None and len(found) <= listing.limit:
+            page = await self._inner.list_sessions(following)
             found += [session for session in page.items if session.id not in hidden]
-            if page.next_cursor is None:
-                break
+            following = replace(listing, cursor=page.next_cursor) if page.next_cursor is not None else None
         found = sorted([*found, *ours], key=rules.listing_key, reverse=True)
         return rules.page(found[: listing.limit + 1], listing.limit)
 

@@ -6,47 +6,79 @@ import asyncio
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from agentstore.drivers import registry
 from agentstore.errors import ClosedError, UnavailableError
-from agentstore.protocol import Append, SetItems, StateOp
+from agentstore.queue.deferred import DeferredAppends, DeferredWrites
+from agentstore.queue.direct import Direct
 from agentstore.queue.group import Grouping, Tally
 from agentstore.stats import QueueStats, Tries
 
-from .retry import Retrying
+from .assembly import Settings, Side
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentstore.options import PoolOptions, RetryOptions
-    from agentstore.protocol import Backend, ConversationStore, GetItems, Head, Read, StateStore
+    from agentstore.protocol import Append, Backend, GetItems, Head, Read, StateOp
     from agentstore.records import Message, Session, StateItem
     from agentstore.url import StoreURL
 
+Appends: TypeAlias = "Direct[Append, list[Message]] | DeferredAppends"
+Writes: TypeAlias = "Direct[StateOp, int] | DeferredWrites"
+
 
 class Stack:
-    """The way down for callers of one event loop: groupings over the stores."""
+    """The way down for callers of one event loop: groupings over the stores, and the queues before them.
 
-    def __init__(
-        self, conversations: ConversationStore, state: StateStore, reads: Tally, writes: Tally, deadline: float
-    ) -> None:
-        self.conversations = conversations
-        self.state = state
-        self.append: Grouping[Append, list[Message]] = Grouping(conversations.append, writes, deadline, weigh=_weight)
-        self.write: Grouping[StateOp, int] = Grouping(state.write_items, writes, deadline, weigh=_weight)
-        self.read: Grouping[Read, list[Message]] = Grouping(conversations.read, reads, deadline, wait_in_flight=False)
+    Attributes:
+        conversations, state: The stores, for calls that come alone.
+        append, write, read, heads, get: Where the calls go that many callers make at once.
+    """
+
+    def __init__(self, conversations: Side, state: Side, reads: Tally, deadline: float) -> None:
+        self._sides = (conversations,) if state is conversations else (conversations, state)
+        self.conversations, self.state = conversations.store, state.store
+        self.read: Grouping[Read, list[Message]] = Grouping(
+            conversations.store.read, reads, deadline, wait_in_flight=False
+        )
         self.heads: Grouping[Head, Session | None] = Grouping(
-            conversations.heads, reads, deadline, wait_in_flight=False
+            conversations.store.heads, reads, deadline, wait_in_flight=False
         )
         self.get: Grouping[GetItems, dict[str, StateItem]] = Grouping(
-            state.get_items, reads, deadline, wait_in_flight=False
+            state.store.get_items, reads, deadline, wait_in_flight=False
         )
+        self.append = self._appends(conversations, deadline)
+        self.write = _writes(state, deadline)
+
+    def _appends(self, side: Side, deadline: float) -> Appends:
+        direct: Direct[Append, list[Message]] = Direct(side.below.append, side.tally, side.bounds, deadline)
+        if side.queue is None:
+            return direct
+        return DeferredAppends(side.queue, direct, self.heads.submit, always=side.deferring)
+
+    async def passed(self, session_id: str) -> None:
+        """Wait until what is pending of a session has been stored: what follows needs its seqs."""
+        queue = self._sides[0].queue
+        if queue is not None:
+            await queue.passed(queue.log, session_id)
 
     async def flush(self) -> None:
-        """Wait until the writes that this loop has handed in are committed, or have failed."""
+        """Wait until the writes that this loop has handed in, and all that were deferred, are committed or refused."""
         await self.append.flush()
         await self.write.flush()
+        for side in self._sides:
+            if side.queue is not None:
+                await side.queue.flush()
+
+    @property
+    def waiting(self) -> int:
+        """Writes that wait for their group's turn on this loop."""
+        return self.append.waiting + self.write.waiting
+
+
+def _writes(side: Side, deadline: float) -> Writes:
+    direct: Direct[StateOp, int] = Direct(side.below.write_items, side.tally, side.bounds, deadline)
+    return direct if side.queue is None else DeferredWrites(side.queue, direct, always=side.deferring)
 
 
 class Stacks:
@@ -55,32 +87,32 @@ class Stacks:
     Args:
         conversations: Where sessions live.
         state: Where the state lives; equal to `conversations`, the two share one backend.
-        pool: The settings of their connections.
-        retry: How often and how long to try what fails in passing.
+        settings: How they are to be used.
 
     Attributes:
-        tries: Counts of that.
+        sides: The one or two backends, within their layers.
+        tries: Counts what was tried again.
     """
 
-    def __init__(self, conversations: StoreURL, state: StoreURL, pool: PoolOptions, retry: RetryOptions) -> None:
-        def load(url: StoreURL) -> Backend:
-            return Retrying(registry.load(url, pool), retry, str(url), self.tries)
-
+    def __init__(self, conversations: StoreURL, state: StoreURL, settings: Settings) -> None:
         self.tries = Tries()
-        self._deadline = retry.deadline
-        self._conversations = load(conversations)
-        self._state = self._conversations if state == conversations else load(state)
+        self._conversations = Side(conversations, settings, self.tries)
+        self._state = self._conversations if state == conversations else Side(state, settings, self.tries)
+        self.sides = (
+            (self._conversations,) if self._state is self._conversations else (self._conversations, self._state)
+        )
+        self._deadline = settings.retry.deadline
         self._guard = threading.Lock()
         self._stacks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Stack] = weakref.WeakKeyDictionary()
-        self._reads, self._writes = Tally(), Tally()
+        self._reads = Tally()
         self._pid = 0
         self._opened = False
         self._closed = False
 
     @property
     def backends(self) -> tuple[Backend, ...]:
-        """The one or two backends."""
-        return (self._conversations,) if self._state is self._conversations else (self._conversations, self._state)
+        """The one or two stores."""
+        return tuple(side.store for side in self.sides)
 
     async def stack(self) -> Stack:
         """The running loop's stack; the first call opens the backends.
@@ -104,15 +136,15 @@ class Stacks:
         with self._guard:
             for loop in [loop for loop in self._stacks if loop.is_closed()]:
                 del self._stacks[loop]  # what has run there would keep it alive
-            stack = Stack(self._conversations, self._state, self._reads, self._writes, self._deadline)
+            stack = Stack(self._conversations, self._state, self._reads, self._deadline)
             return self._stacks.setdefault(asyncio.get_running_loop(), stack)
 
     async def _open(self) -> None:
         # No lock: a loop that waits here for another may be one that a blocking call keeps from going on.
-        for backend in self.backends:
+        for side in self.sides:
             if self._closed:
                 raise ClosedError("this Database was closed")
-            await backend.aopen()
+            await side.aopen()
         self._opened, self._pid = True, os.getpid()
 
     async def aclose(self) -> None:
@@ -122,22 +154,34 @@ class Stacks:
             return  # they are the parent's
         stack = self._stacks.get(asyncio.get_running_loop())
         if stack is not None:
-            await stack.flush()
-        for backend in self.backends:
-            await backend.aclose()
+            await stack.append.flush()
+            await stack.write.flush()
+        for side in self.sides:
+            await side.aclose()
 
     def queue_stats(self) -> QueueStats:
-        """What went down so far, and what waits now on any loop."""
+        """What went down so far, and what waits now."""
         with self._guard:
-            waiting = sum(stack.append.waiting + stack.write.waiting for stack in self._stacks.values())
-        return QueueStats(waiting, self._writes.groups, self._writes.operations)
+            waiting = sum(stack.waiting for stack in self._stacks.values())
+        tallies = [side.tally for side in self.sides]
+        queues = [side.queue for side in self.sides if side.queue is not None]
+        return QueueStats(
+            waiting=waiting + sum(len(queue.left()) for queue in queues),
+            groups=sum(tally.groups for tally in tallies),
+            writes=sum(tally.operations for tally in tallies),
+            bytes=sum(side.bounds.bytes for side in self.sides),
+            journal_bytes=sum(queue.journal.size for queue in queues if queue.journal is not None),
+            rejected=sum(queue.rejected for queue in queues),
+            replayed=sum(side.replayed for side in self.sides),
+        )
+
+    @property
+    def fallbacks(self) -> int:
+        """Writes that a fallback took."""
+        return sum(side.queue.fallbacks for side in self.sides if side.queue is not None)
 
 
-def close_at_exit(backends: Iterable[Backend]) -> None:
+def abandon(sides: Iterable[Side]) -> None:
     """Let go of backends that nobody closed, without awaiting: their Database, or the interpreter, is going."""
-    for backend in backends:
-        backend.close_at_exit()
-
-
-def _weight(op: Append | StateOp) -> int:
-    return op.size if isinstance(op, (Append, SetItems)) else 0
+    for side in sides:
+        side.abandon()

@@ -35,8 +35,9 @@ class Direct(Generic[Op, Out]):
         run: Callable[[Sequence[Op]], Awaitable[Sequence[Outcome[Out]]]],
         tally: Tally,
         bounds: Bounds,
+        deadline: float,
     ) -> None:
-        self._grouping: Grouping[Op, Out] = Grouping(run, tally, weigh=_size)
+        self._grouping: Grouping[Op, Out] = Grouping(run, tally, deadline, weigh=_size)
         self._bounds = bounds
 
     async def submit(self, op: Op) -> Out:

@@ -1,7 +1,7 @@
 """Hands that carry accepted writes to the backend, on the private loop of the queues.
 
-Deferred writes do not depend on a caller's loop, which may end at any moment, so they are drained here. A hand takes what
-waits, hands it down as one batch, and comes back: while it is away the next group gathers, without a timer.
+Deferred writes do not depend on a caller's loop, which may end at any moment, so they are drained here. A hand takes
+what waits, hands it down as one batch, and comes back: while it is away the next group gathers, without a timer.
 """
 
 from __future__ import annotations
@@ -112,9 +112,7 @@ class Hand:
         unsettled = [lane for lane, _ in group]
         failed: AgentstoreError | None = None
         try:
-            told = iter(
-                await outcomes(self._store, [entry.marked() for _, entries in group for entry in entries])
-            )
+            told = iter(await outcomes(self._store, [entry.marked() for _, entries in group for entry in entries]))
             for lane, entries in group:
                 stored, refused, failure = await self._sorted(zip(entries, told, strict=False))
                 failed = failure or failed
@@ -161,7 +159,7 @@ async def outcomes(
         return list(await store(ops))
     except (UnavailableError, ClosedError) as error:
         return [error] * len(ops)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  it becomes the outcome of the operation that is to blame
         if len(ops) > 1:
             half = len(ops) // 2
             return [*await outcomes(store, ops[:half]), *await outcomes(store, ops[half:])]

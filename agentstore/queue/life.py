@@ -13,7 +13,6 @@ from agentstore.errors import AgentstoreError, UnavailableError
 from agentstore.private_loop import before_loops_end, lasting
 
 from .drain import Hand
-from .group import Tally
 from .pending import io
 from .recovery import replay
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from agentstore.protocol import Backend
 
+    from .group import Tally
     from .journal import Folder
     from .write_queue import WriteQueue
 
@@ -33,6 +33,9 @@ _AGAIN = 0.5  # seconds between two tries to open a backend that is down
 
 class Life:
     """Opens and closes a queue with the store below it.
+
+    Attributes:
+        replayed: Writes stored from journals of processes that died.
 
     Args:
         store: Where writes go: the backend within its layers.
@@ -62,6 +65,7 @@ class Life:
         self._close_timeout = close_timeout
         self._pace = pace
         self._patient = patient
+        self.replayed = 0
         self._opening: Future[None] | None = None
         self._later: asyncio.Task[None] | None = None
         self._begun = self._ended = False
@@ -109,7 +113,7 @@ class Life:
     async def _prepare(self) -> None:
         await self._store.aopen()
         if self._folder is not None:
-            self._queue.replayed += await replay(self._store, self._folder)
+            self.replayed += await replay(self._store, self._folder)
 
     def _begin(self) -> None:
         queue = self._queue

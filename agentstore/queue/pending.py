@@ -5,7 +5,6 @@ A lane's writes reach the backend in the order in which they were accepted, and 
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,7 +16,8 @@ from agentstore.records import utcnow
 from .journal import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    import threading
+    from collections.abc import Callable
     from datetime import datetime
 
 Deferrable: TypeAlias = Append | SetItems
@@ -87,10 +87,6 @@ class Lane:
     latest: dict[str, Entry] = field(default_factory=dict)
     _dead: int = 0
 
-    def entries(self) -> tuple[Entry, ...]:
-        """All of them, in order."""
-        return (*self.in_flight, *self.waiting)
-
     def add(self, entry: Entry) -> list[Entry]:
         """Let a write wait; those that it makes pointless."""
         self.waiting.append(entry)
@@ -156,6 +152,11 @@ class Lanes:
             self._ready.append(lane)
         dead = lane.add(entry)
         return (self._idle.pop() if self._idle and self._ready else None), dead
+
+    def entries(self, key: str) -> tuple[Entry, ...]:
+        """What is pending for a session or namespace, in order."""
+        lane = self.by_key.get(key)
+        return (*lane.in_flight, *lane.waiting) if lane is not None else ()
 
     def first(self, key: str) -> Entry | None:
         """The oldest write that is pending for a session or namespace."""

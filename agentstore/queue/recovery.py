@@ -55,7 +55,7 @@ async def _replay(store: Backend, folder: Folder, leftover: Leftover) -> int:
         state = [entry for entry in entries if not isinstance(entry.op, Append)]
         for part, carry in ((log, store.append), (state, store.write_items)):
             if part:
-                told = await outcomes(carry, [entry.marked() for entry in part])  # type: ignore[arg-type]
+                told = await outcomes(carry, [entry.marked() for entry in part])
                 await _judge(folder, part, told)
         count += len(entries)
     if count:

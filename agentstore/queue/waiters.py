@@ -37,7 +37,7 @@ class Waiters:
         self._waiting: list[_Waiter] = []
 
     async def until(
-        self, reached: Callable[[], bool], what: str, *, patient: bool = False, timeout: float | None = None
+        self, reached: Callable[[], bool], what: str, *, patient: bool = False, patience: float | None = None
     ) -> None:
         """Wait until `reached()` holds.
 
@@ -45,12 +45,12 @@ class Waiters:
             reached: Looked at under the guard.
             what: What is waited for, for the message.
             patient: Wait on when a try to reach the backend has failed.
-            timeout: Seconds; the deadline by default.
+            patience: Seconds; the deadline by default.
 
         Raises:
             UnavailableError: It took too long, or (unless `patient`) the backend could not be reached.
         """
-        patience = self._deadline if timeout is None else timeout
+        patience = self._deadline if patience is None else patience
         with self._guard:
             if reached():
                 return

@@ -15,7 +15,6 @@ from agentstore.concurrency import uncancelled
 from agentstore.errors import AgentstoreError, ClosedError, QueueFullError, UnavailableError
 from agentstore.protocol import Append, Mark
 
-from .bounds import Bounds
 from .journal import Record, encode
 from .known import KnownSessions
 from .pending import Deferrable, Entry, Lane, Lanes, io, weight
@@ -24,9 +23,11 @@ from .waiters import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from agentstore.options import QueueOptions
 
+    from .bounds import Bounds
     from .drain import Hand
     from .journal import Folder, Journal
 
@@ -43,33 +44,43 @@ class WriteQueue:
         log, state: The lanes of sessions and of namespaces.
         known: The sessions that were written.
         down: The backend could not be reached at the last try.
-        replayed: Writes stored from journals of processes that died.
         fallbacks: Writes accepted because the backend was down.
 
     Args:
-        folder: Where its journal is, and what was refused.
-        options: The bounds.
+        folder: Where its journal is, and what was refused; None for a store that ends with this process.
+        options: How long to wait for room, and how large the journal may get.
+        bounds: How much may be pending.
         deadline: Seconds that a caller waits for others' writes at most.
+        name: The backend, for messages; without password.
         journal: When a write is fsynced in the journal before it is accepted: always, only while the backend is down
             (a fallback), or never.
         blind: Whether writes are taken while the backend has never been reached.
     """
 
     def __init__(
-        self, folder: Folder, options: QueueOptions, deadline: float, *, journal: str | None, blind: bool
+        self,
+        folder: Folder | None,
+        options: QueueOptions,
+        bounds: Bounds,
+        deadline: float,
+        *,
+        name: str,
+        journal: str | None,
+        blind: bool,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.guard = threading.Lock()  # held for a few instructions only, never across an await
         self.log, self.state = Lanes(self.guard), Lanes(self.guard)
         self.known = KnownSessions(self.guard, blind=blind)
-        self.bounds = Bounds(options)
+        self.bounds = bounds
         self.down = False
         self.closed = False
         self.hands: list[Hand] = []
-        self.replayed = self.fallbacks = self.rejected = 0
+        self.fallbacks = self.rejected = 0
         self.journal: Journal[_Turn | Entry] | None = None
         self._folder = folder
         self._options = options
+        self._name = name
         self._journals = journal
         self._position = self._serial = 0
         self._outstanding: OrderedDict[Entry, None] = OrderedDict()
@@ -107,17 +118,17 @@ class WriteQueue:
     async def _accept_in_journal(self, lanes: Lanes, key: str, op: Deferrable) -> None:
         try:
             payload = encode(op)
-            journal = self.journal or await asyncio.wrap_future(io.submit(self.begin_journal))
+            journal = self.journal
+            if journal is None:
+                journal = await asyncio.wrap_future(io.submit(self.begin_journal))
             if not journal.has_room(len(payload)):
                 await self._room(journal, len(payload))
             turn = _Turn(lanes, key, asyncio.get_running_loop().create_future())
             with self.guard:
-                if self.closed:
-                    raise ClosedError
                 self._journal_the_others(journal)
                 self._position += 1
                 turn.entry = Entry(op, Mark(self.id, self._position), journalled=True)
-                journal.write(payload, turn, self._position)
+                journal.write(payload, turn, self._position)  # once closed it refuses
         except BaseException:
             self.bounds.leave(weight(op), op.size)
             raise
@@ -126,6 +137,8 @@ class WriteQueue:
     def begin_journal(self) -> Journal[_Turn | Entry]:
         """The journal, begun if there is none; blocking, on `io`."""
         if self.journal is None:
+            if self._folder is None:
+                raise TypeError("a store that ends with this process has no journal")
             self.journal = self._folder.create(self.id, self._options.journal_max_bytes, self._synced)
         return self.journal
 
@@ -163,7 +176,7 @@ class WriteQueue:
                     self.bounds.leave(turn.entry.weight, turn.entry.op.size)
         for wake in wakes:
             _call(wake)
-        where = self.journal.path if self.journal else self._folder.path
+        where = self.journal.path if self.journal else ""
         by_loop: dict[asyncio.AbstractEventLoop, list[_Turn]] = {}
         for turn in mine:
             by_loop.setdefault(turn.future.get_loop(), []).append(turn)
@@ -224,11 +237,11 @@ class WriteQueue:
             lambda: (first := lanes.first(key)) is None or first.serial > last.serial, f"writes to {key!r}"
         )
 
-    async def emptied(self, timeout: float) -> bool:
+    async def emptied(self, timeout: float) -> bool:  # noqa: ASYNC109  the answer is no error
         """Wait until nothing is pending; False if that took longer."""
         self._hurry()
         try:
-            await self._waiters.until(lambda: not self._outstanding, "writes", patient=True, timeout=timeout)
+            await self._waiters.until(lambda: not self._outstanding, "writes", patient=True, patience=timeout)
         except UnavailableError:
             return False
         return True
@@ -249,7 +262,10 @@ class WriteQueue:
     async def refused(self, entry: Entry, error: AgentstoreError) -> bool:
         """Put a write aside that the backend will never take; whether that was possible."""
         try:
-            await put_aside(self._folder, entry, error)
+            if self._folder is not None:
+                await put_aside(self._folder, entry, error)
+            else:
+                _log.error("%s refused a write that was accepted: %s", self._name, error)
         except UnavailableError as failure:
             _log.critical("a refused write cannot be put aside, and is tried again: %s", failure)
             return False
@@ -270,7 +286,7 @@ class WriteQueue:
                     self.known.stored(lane.key)
                 if self.down:
                     self.down = False
-                    _log.info("%s is back; %d accepted writes are being stored", self._folder, len(self._outstanding))
+                    _log.info("%s is back: %d accepted writes are being stored", self._name, len(self._outstanding))
             self._waiters.look()
         _call(wake)
 
@@ -280,7 +296,7 @@ class WriteQueue:
             if not self.down:
                 self.down = True
                 kept = "in the journal" if self._journals else "in memory"
-                _log.warning("%s; writes are kept %s until it is back", error, kept)
+                _log.warning("%s cannot be reached: writes are kept %s until it is back (%s)", self._name, kept, error)
             self._waiters.fail(error)
 
     # --- its end ---
@@ -302,7 +318,7 @@ class WriteQueue:
             UnavailableError: It can neither be stored nor journalled.
         """
         left = self.left()
-        path = None
+        path: Path | None = None
         if self.journal is not None:
             with self.guard:
                 self._journal_the_others(self.journal)
@@ -310,7 +326,7 @@ class WriteQueue:
             path = self.journal.close()
             if not all(entry.journalled for entry in left):
                 raise UnavailableError(f"{len(left)} accepted writes are lost: the journal {path} cannot be written")
-        elif left:
+        elif left and self._folder is not None:
             path = self._folder.keep(self.id, [Record(entry.mark.position, entry.payload()) for entry in left])
         if path is not None:
             _log.warning(

@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,10 +24,11 @@ from . import rejected
 from .format import Record, check_journal_id, is_journal_id
 from .leftover import Leftover, discard, usable
 from .reading import segments_of
+from .segments import Segments
 from .writer import Journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from agentstore.url import StoreURL
 
@@ -76,15 +79,20 @@ class Folder:
     """The journals of one store. All calls block, and raise `UnavailableError` where the files cannot be used.
 
     Args:
-        base: What `journal_dir` gave.
+        chosen: As `journal_dir` takes it.
         url: The store.
         sealer: Encrypts what is written; None leaves it readable.
     """
 
-    def __init__(self, base: Path, url: StoreURL, sealer: Sealer | None = None) -> None:
-        self.path = base / store_key(url)
+    def __init__(self, chosen: str | os.PathLike[str] | None, url: StoreURL, sealer: Sealer | None = None) -> None:
+        self._chosen = chosen
         self._url = url
         self._sealer = sealer
+
+    @cached_property
+    def path(self) -> Path:
+        """The folder; looked up when it is needed, for that looks at the disk."""
+        return journal_dir(self._chosen) / store_key(self._url)
 
     def create(self, journal_id: str, max_bytes: int, on_synced: Synced[T]) -> Journal[T]:
         """Begin a journal, locked for us.
@@ -98,6 +106,29 @@ class Folder:
             ConflictError: There is a journal of this name.
             InvalidInputError: A journal cannot have this name.
         """
+        path, lock = self._begin(journal_id)
+        now = codec.to_micros(utcnow())
+        return Journal(path, now, lock, sealer=self._sealer, max_bytes=max_bytes, on_synced=on_synced)
+
+    def keep(self, journal_id: str, records: Sequence[Record]) -> Path:
+        """Write a whole journal for the next process that opens the store; its folder.
+
+        It starts no thread: the interpreter may be ending.
+
+        Raises:
+            ConflictError: There is a journal of this name.
+        """
+        path, lock = self._begin(journal_id)
+        files = Segments(path, journal_id, codec.to_micros(utcnow()), self._sealer, sys.maxsize)
+        try:
+            with usable(path):
+                files.append(records)
+        finally:
+            files.end()
+            lock.release()
+        return path
+
+    def _begin(self, journal_id: str) -> tuple[Path, filelock.BaseFileLock]:
         path = self.path / check_journal_id(journal_id)
         with self._alone():
             try:
@@ -107,8 +138,7 @@ class Folder:
             sync_folder(self.path)
             lock = _lock(path / "lock")
             lock.acquire(blocking=False)
-        now = codec.to_micros(utcnow())
-        return Journal(path, now, lock, sealer=self._sealer, max_bytes=max_bytes, on_synced=on_synced)
+        return path, lock
 
     def leftovers(self) -> list[Leftover]:
         """The journals of processes that are gone, locked for us, oldest first.
