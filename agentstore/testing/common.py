@@ -62,7 +62,7 @@ def guarantee(name: str) -> Callable[[Test], Test]:
 
 
 class Contract:
-    """The fixtures. A driver's test class overrides `database_url`."""
+    """The fixtures. A driver's test class overrides `database_url`, and where it likes `options`."""
 
     pytestmark = pytest.mark.anyio
 
@@ -72,14 +72,22 @@ class Contract:
         raise NotImplementedError("override the fixture database_url: it returns the URL of an empty store")
 
     @pytest.fixture
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of every `db` that the suite calls; what they hold must be fit for pickle.
+
+        Override it to put the suite to what `db` stacks on a driver.
+        """
+        return {}
+
+    @pytest.fixture
     def anyio_backend(self) -> str:
         """The event loop on which the tests run."""
         return "asyncio"
 
     @pytest.fixture
-    async def database(self, database_url: str) -> AsyncIterator[Database]:
+    async def database(self, database_url: str, options: dict[str, Any]) -> AsyncIterator[Database]:
         """An open Database on the store, closed after the test."""
-        async with db(database_url) as database:
+        async with db(database_url, **options) as database:
             yield database
 
     @pytest.fixture

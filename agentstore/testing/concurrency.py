@@ -151,8 +151,8 @@ async def _call(call: Callable[[Database, int], Awaitable[Any]], database: Datab
 class LoopContract(Contract):
     """One Database over several event loops and threads, and after its close."""
 
-    def test_several_loops_one_after_another(self, database_url: str) -> None:
-        database = db(database_url)
+    def test_several_loops_one_after_another(self, database_url: str, options: dict[str, Any]) -> None:
+        database = db(database_url, **options)
 
         async def turn(number: int) -> list[Any]:
             await database.append("s", say(str(number)))
@@ -164,8 +164,8 @@ class LoopContract(Contract):
         assert database.sync.state.get("n") == 4
         database.close()
 
-    def test_several_threads_at_once(self, database_url: str) -> None:
-        with db(database_url) as database, ThreadPoolExecutor(4) as threads:
+    def test_several_threads_at_once(self, database_url: str, options: dict[str, Any]) -> None:
+        with db(database_url, **options) as database, ThreadPoolExecutor(4) as threads:
 
             async def write(writer: int) -> None:
                 async def talk(task: int) -> None:
@@ -193,8 +193,8 @@ class LoopContract(Contract):
                 assert [t for t in said if t.startswith(f"{writer}:")] == [f"{writer}:{turn}" for turn in range(5)]
             assert database.sync.state.get("n") == 50
 
-    def test_a_loop_that_ended_early_takes_nothing_with_it(self, database_url: str) -> None:
-        with db(database_url) as database:
+    def test_a_loop_that_ended_early_takes_nothing_with_it(self, database_url: str, options: dict[str, Any]) -> None:
+        with db(database_url, **options) as database:
 
             async def leave() -> None:
                 tasks = [asyncio.create_task(database.append("s", say(str(number)))) for number in range(20)]
@@ -207,8 +207,8 @@ class LoopContract(Contract):
             assert [said[0].content, said[-1].content] == ["0", "afterwards"]
             assert len({m.id for m in said}) == len(said) <= 21
 
-    def test_the_blocking_face(self, database_url: str) -> None:
-        with db(database_url) as database:
+    def test_the_blocking_face(self, database_url: str, options: dict[str, Any]) -> None:
+        with db(database_url, **options) as database:
             stored = database.sync.append("s", [say("one"), say("two")])
             assert database.sync.messages("s", limit=1) == stored[1:]
             assert list(database.sync.iter_messages("s", batch_size=1)) == stored
@@ -260,8 +260,8 @@ class LoopContract(Contract):
             with pytest.raises(ClosedError):
                 await call
 
-    async def test_a_close_commits_what_is_pending(self, database_url: str) -> None:
-        database = db(database_url)
+    async def test_a_close_commits_what_is_pending(self, database_url: str, options: dict[str, Any]) -> None:
+        database = db(database_url, **options)
         tasks = [asyncio.create_task(database.append("s", say(str(number)))) for number in range(20)]
         await tasks[0]
         await database.aclose()

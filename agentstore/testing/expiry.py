@@ -53,8 +53,8 @@ class ExpiryContract(Contract):
         head = await self._session(database)
         assert head.expires_at == head.updated_at + timedelta(seconds=0.5)
 
-    async def test_the_database_s_ttl_is_that_of_new_sessions(self, database_url: str) -> None:
-        async with db(database_url, session_ttl=LONG) as database:
+    async def test_the_database_s_ttl_is_that_of_new_sessions(self, database_url: str, options: dict[str, Any]) -> None:
+        async with db(database_url, **{**options, "session_ttl": LONG}) as database:
             await database.append("s", say())
             await database.append("own", say(), ttl=5)
             head, own = await self._session(database), await database.session("own")

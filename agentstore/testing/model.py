@@ -256,7 +256,7 @@ class StoreMachine(RuleBasedStateMachine):
 class ModelContract(Contract):
     """The store does what a few dicts would do."""
 
-    def test_random_walks(self, database_url: str) -> None:
+    def test_random_walks(self, database_url: str, options: dict[str, Any]) -> None:
         with asyncio.Runner() as runner:
 
             async def finish(call: Awaitable[T]) -> T:
@@ -265,7 +265,7 @@ class ModelContract(Contract):
             def run(call: Awaitable[T]) -> T:
                 return runner.run(finish(call))
 
-            database = db(database_url)
+            database = db(database_url, **options)
             try:
                 run_state_machine_as_test(
                     lambda: StoreMachine(database, run),  # type: ignore[arg-type] # any factory will do

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
+import pickle
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from agentstore.database import db
@@ -15,6 +18,7 @@ from .common import PATIENCE, Contract, assert_rising, contents, guarantee, say,
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
+    from collections.abc import Mapping
 
     from agentstore.database import Database
 
@@ -22,7 +26,7 @@ NAMES = ["p0", "p1", "p2", "p3"]
 WORKER = Path(__file__).with_name("worker.py")
 
 
-async def together(url: str, job: str, count: int) -> list[Any]:
+async def together(url: str, job: str, count: int, options: Mapping[str, Any] = MappingProxyType({})) -> list[Any]:
     """Let four processes do a job of `agentstore.testing.worker`, begun at one moment; their results."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONWARNINGS": "error"}
     processes = [
@@ -40,7 +44,7 @@ async def together(url: str, job: str, count: int) -> list[Any]:
             for process in processes:
                 assert process.stdout is not None
                 assert await process.stdout.readline() == b"ready\n"
-            return await asyncio.gather(*(_run(process) for process in processes))
+            return await asyncio.gather(*(_run(process, options) for process in processes))
     finally:
         for process in processes:
             if process.returncode is None:
@@ -48,8 +52,8 @@ async def together(url: str, job: str, count: int) -> list[Any]:
                 await process.wait()
 
 
-async def _run(process: Process) -> Any:
-    out, err = await process.communicate(b"go\n")
+async def _run(process: Process, options: Mapping[str, Any]) -> Any:
+    out, err = await process.communicate(base64.b64encode(pickle.dumps(dict(options))) + b"\n")
     assert process.returncode == 0, err.decode(errors="replace")
     assert not err, err.decode(errors="replace")
     return json.loads(out)
@@ -58,8 +62,8 @@ async def _run(process: Process) -> Any:
 class ProcessContract(Contract):
     """For drivers whose store several processes may open; inherit it beside `StoreContract`."""
 
-    async def test_all_is_there_after_a_reopening(self, database_url: str) -> None:
-        async with db(database_url) as database:
+    async def test_all_is_there_after_a_reopening(self, database_url: str, options: dict[str, Any]) -> None:
+        async with db(database_url, **options) as database:
             await database.append("s", [say("one"), say("\x00\ud83d"), say("gone")], user_id="u", metadata={"k": 2**70})
             await database.pop("s")
             await database.update_session("s", title="t", ttl=1000)
@@ -70,7 +74,7 @@ class ProcessContract(Contract):
             await database.state.delete("removed")
             export = await database.export_session("s")
             items = await database.state.scope("n").scan()
-        async with db(database_url) as database:
+        async with db(database_url, **options) as database:
             assert await database.export_session("s") == export
             assert await database.state.scope("n").scan() == items
             assert (await database.state.scope("n").get("b"), await database.state.get("removed")) == (b"\xff", None)
@@ -82,8 +86,10 @@ class ProcessContract(Contract):
             assert seqs(await database.append("deleted", say())) > seqs(deleted[-1:])
             assert await database.state.set("removed", 1) > version
 
-    async def test_two_databases_on_one_store(self, database: Database, database_url: str) -> None:
-        async with db(database_url) as other:
+    async def test_two_databases_on_one_store(
+        self, database: Database, database_url: str, options: dict[str, Any]
+    ) -> None:
+        async with db(database_url, **options) as other:
             for number in range(10):
                 one, two = (database, other) if number % 2 else (other, database)
                 stored = await one.append("s", say(str(number)))
@@ -100,8 +106,10 @@ class ProcessContract(Contract):
             assert seqs(fresh) > seqs(stored)
             assert await database.messages("s") == fresh
 
-    async def test_two_databases_write_at_once(self, database: Database, database_url: str) -> None:
-        async with db(database_url) as other:
+    async def test_two_databases_write_at_once(
+        self, database: Database, database_url: str, options: dict[str, Any]
+    ) -> None:
+        async with db(database_url, **options) as other:
 
             async def talk(writer: int) -> None:
                 face = (database, other)[writer % 2]
@@ -115,18 +123,18 @@ class ProcessContract(Contract):
             assert sorted(await contents(database)) == sorted(f"{w}:{t}" for w in range(16) for t in range(5))
             assert await other.state.get("n") == 80
 
-    async def test_four_processes_open_an_empty_store(self, database_url: str) -> None:
-        assert await together(database_url, "begin", 5) == [5] * 4
-        async with db(database_url) as database:
+    async def test_four_processes_open_an_empty_store(self, database_url: str, options: dict[str, Any]) -> None:
+        assert await together(database_url, "begin", 5, options) == [5] * 4
+        async with db(database_url, **options) as database:
             for name in NAMES:
                 assert await contents(database, f"own {name}") == [str(number) for number in range(5)]
                 assert await database.state.scope(name).get("k") == 4
             shared = await contents(database, "shared")
             assert sorted(shared) == sorted(f"{name}:{number}" for name in NAMES for number in range(5))
 
-    async def test_four_processes_append_to_one_session(self, database_url: str) -> None:
-        await together(database_url, "append", 24)
-        async with db(database_url) as database:
+    async def test_four_processes_append_to_one_session(self, database_url: str, options: dict[str, Any]) -> None:
+        await together(database_url, "append", 24, options)
+        async with db(database_url, **options) as database:
             messages = await database.messages("s")
             assert_rising(messages)
             said = [str(message.content) for message in messages]
@@ -140,35 +148,35 @@ class ProcessContract(Contract):
             assert (session.message_count, session.last_seq) == (4 * 48, messages[-1].seq)
 
     @guarantee("once between processes")
-    async def test_four_processes_retry_one_another(self, database_url: str) -> None:
-        answers = await together(database_url, "retry", 20)
-        async with db(database_url) as database:
+    async def test_four_processes_retry_one_another(self, database_url: str, options: dict[str, Any]) -> None:
+        answers = await together(database_url, "retry", 20, options)
+        async with db(database_url, **options) as database:
             messages = await database.messages("s")
             stored = sorted([message.id, message.seq, message.content] for message in messages)
             assert len({message.id for message in messages}) == len(messages) == 20
             assert all(sorted(answer) == stored for answer in answers)
 
     @guarantee("increment between processes")
-    async def test_four_processes_increment(self, database_url: str) -> None:
-        answers = await together(database_url, "increment", 25)
+    async def test_four_processes_increment(self, database_url: str, options: dict[str, Any]) -> None:
+        answers = await together(database_url, "increment", 25, options)
         assert sorted(number for answer in answers for number in answer) == list(range(1, 101))
 
     @guarantee("if_version between processes")
-    async def test_four_processes_compare_and_set(self, database_url: str) -> None:
-        await together(database_url, "compare_and_set", 10)
-        async with db(database_url) as database:
+    async def test_four_processes_compare_and_set(self, database_url: str, options: dict[str, Any]) -> None:
+        await together(database_url, "compare_and_set", 10, options)
+        async with db(database_url, **options) as database:
             assert await database.state.get("n") == 40
 
     @guarantee("expected_seq between processes")
-    async def test_four_processes_expect_a_seq(self, database_url: str) -> None:
-        await together(database_url, "expect", 10)
-        async with db(database_url) as database:
+    async def test_four_processes_expect_a_seq(self, database_url: str, options: dict[str, Any]) -> None:
+        await together(database_url, "expect", 10, options)
+        async with db(database_url, **options) as database:
             assert await contents(database) == [str(number) for number in range(40)]
 
     @guarantee("pop between processes")
-    async def test_four_processes_pop(self, database_url: str) -> None:
-        async with db(database_url) as database:
+    async def test_four_processes_pop(self, database_url: str, options: dict[str, Any]) -> None:
+        async with db(database_url, **options) as database:
             await database.append("s", [say(str(number)) for number in range(60)])
-            answers = await together(database_url, "pop", 20)
+            answers = await together(database_url, "pop", 20, options)
             assert sorted(int(text) for answer in answers for text in answer) == list(range(60))
             assert await contents(database) == []

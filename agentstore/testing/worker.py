@@ -1,12 +1,15 @@
 """One of several processes on one store: run as a program by `ProcessContract`.
 
-It prints ``ready``, waits for a line (so that all begin at one moment), works, and prints its result as JSON.
+It prints ``ready``, waits for a line (so that all begin at one moment) which holds the options of its Database, pickled
+and in base64, works, and prints its result as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import pickle
 import random
 import sys
 from typing import TYPE_CHECKING, Any
@@ -95,9 +98,9 @@ JOBS: dict[str, Callable[[Database, str, int], Awaitable[Any]]] = {
 }
 
 
-async def work(url: str, job: str, name: str, count: int) -> Any:
+async def work(url: str, options: dict[str, Any], job: str, name: str, count: int) -> Any:
     """Do one job with a Database of its own."""
-    async with db(url) as database:
+    async with db(url, **options) as database:
         return await JOBS[job](database, name, count)
 
 
@@ -107,8 +110,8 @@ def main() -> None:
     say = sys.stdout.write
     say("ready\n")
     sys.stdout.flush()
-    sys.stdin.readline()
-    say(json.dumps(asyncio.run(work(url, job, name, int(count)))) + "\n")
+    options = pickle.loads(base64.b64decode(sys.stdin.readline()))  # noqa: S301  our parent's own
+    say(json.dumps(asyncio.run(work(url, options, job, name, int(count)))) + "\n")
 
 
 if __name__ == "__main__":
