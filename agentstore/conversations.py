@@ -16,7 +16,7 @@ from .checks import (
     check_text,
     check_ttl,
 )
-from .errors import ConflictError, CorruptRecordError, SessionNotFoundError
+from .errors import ConflictError
 from .protocol import KEEP, Append, Change, Head, Keep, Listing, Read
 from .records import Message, Page, Session, new_id, utcnow
 from .rules import ttl_of
@@ -281,24 +281,12 @@ class Conversations:
         return session.id
 
     async def _whole(self, session_id: str, user_id: str | None) -> tuple[Session, list[Message]]:
-        """A session and its messages as they were together at one moment, though others may be writing."""
+        session_id, user_id = _who(session_id, user_id)
         async with self.use("session") as stack:
-            await stack.passed(check_id(session_id, "session_id"))
-        before = None
-        while (session := await self._existing(session_id, user_id)) != before:
-            messages = await self.messages(session_id, before=session.last_seq + 1, user_id=user_id)
-            if len(messages) == session.message_count:
-                return session, messages
-            before = session  # somebody popped or cleared between the two reads
-        raise CorruptRecordError(
-            f"session {session_id!r} says it has {session.message_count} messages, and {len(messages)} are there"
-        )
+            return await transfer.whole(stack, session_id, user_id)
 
     async def _existing(self, session_id: str, user_id: str | None) -> Session:
-        session = await self.session(session_id, user_id=user_id)
-        if session is None:
-            raise SessionNotFoundError(f"there is no session {session_id!r}")
-        return session
+        return transfer.existing(session_id, await self.session(session_id, user_id=user_id))
 
 
 def _who(session_id: str, user_id: str | None) -> tuple[str, str | None]:

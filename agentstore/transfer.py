@@ -1,21 +1,52 @@
-"""A session as JSON data, for export and import."""
+"""A session whole: read, and as JSON data for export and import."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from .checks import check_count, check_id, check_message, check_metadata, check_optional_id, check_text, check_times
-from .errors import InvalidInputError, shown
+from .errors import AgentstoreError, CorruptRecordError, InvalidInputError, SessionNotFoundError, shown
+from .protocol import Head, Read
 from .records import Message, Session
 from .rules import check_owner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .layers.stack import Stack
+    from .protocol import Outcome
+
 FORMAT = "agentstore.session"
 VERSION = 1
 MAX_SEQ = 2**62
 """What a session may begin at: backends count in 64 bits, and it must be able to go on."""
+
+
+def existing(session_id: str, session: Outcome[Session | None]) -> Session:
+    """The session that was asked for, if there is one.
+
+    Raises:
+        SessionNotFoundError: There is none.
+    """
+    if isinstance(session, AgentstoreError):
+        raise session
+    if session is None:
+        raise SessionNotFoundError(f"there is no session {session_id!r}")
+    return session
+
+
+async def whole(stack: Stack, session_id: str, user_id: str | None) -> tuple[Session, list[Message]]:
+    """A session and its messages, all with their seqs, as they were at one moment, though others may be writing."""
+    await stack.passed(session_id)
+    before = None
+    while (session := existing(session_id, *await stack.committed.heads([Head(session_id, user_id)]))) != before:
+        messages = await stack.read.submit(Read(session_id, user_id, before=session.last_seq + 1))
+        if len(messages) == session.message_count:
+            return session, messages
+        before = session  # somebody popped or cleared between the two reads
+    raise CorruptRecordError(
+        f"session {session_id!r} says it has {session.message_count} messages, and {len(messages)} are there"
+    )
 
 
 def pack(session: Session, messages: Sequence[Message]) -> dict[str, Any]:

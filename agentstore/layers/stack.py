@@ -32,12 +32,14 @@ class Stack:
 
     Attributes:
         conversations, state: The stores, for calls that come alone.
+        committed: The conversations without what is pending.
         append, write, read, heads, get: Where the calls go that many callers make at once.
     """
 
     def __init__(self, conversations: Side, state: Side, reads: Tally, deadline: float) -> None:
         self._sides = (conversations,) if state is conversations else (conversations, state)
         self.conversations, self.state = conversations.store, state.store
+        self.committed = conversations.below
         self.read: Grouping[Read, list[Message]] = Grouping(
             conversations.store.read, reads, deadline, wait_in_flight=False
         )

@@ -170,7 +170,10 @@ def _append(
     fresh = [message for message in op.messages if message.id not in known]
     if fresh or not op.messages:  # a retry of what is stored whole succeeds, whatever came since
         _check_expected(op, session)
-    if not fresh and op.messages and session and op.mark is None:
+    if not fresh and op.messages and session:
+        if op.mark is not None:  # by the least step in time, for a driver must see that the session has changed
+            here.session = touched(session, session.updated_at)
+            _write(op, here, here.session, written)
         return [known[message.id] for message in op.messages]
 
     wipe = session is None and here.session is not None
@@ -195,14 +198,19 @@ def _append(
     )
     known.update((message.id, message) for message in added)
 
-    entry = written.setdefault(op.session_id, Written(session))
+    entry = _write(op, here, session, written)
     if wipe:
         entry.wipe, entry.messages = True, []
-    if op.mark is not None:
-        entry.marks = here.marks = advanced(here.marks, op.mark)
-    entry.session = session
     entry.messages += added
     return [known[message.id] for message in op.messages]
+
+
+def _write(op: Append, here: Stored, session: Session, written: dict[str, Written]) -> Written:
+    entry = written.setdefault(op.session_id, Written(session))
+    entry.session = session
+    if op.mark is not None:
+        entry.marks = here.marks = advanced(here.marks, op.mark)
+    return entry
 
 
 def _check_expected(op: Append, session: Session | None) -> None:
