@@ -17,7 +17,7 @@ from .checks import (
     check_ttl,
 )
 from .errors import ConflictError
-from .protocol import KEEP, Append, Change, Head, Keep, Listing, Read
+from .protocol import KEEP, Append, Change, Find, Head, Keep, Listing, Read, answered
 from .records import Message, Page, Session, new_id, utcnow
 from .rules import ttl_of
 
@@ -117,6 +117,12 @@ class Conversations:
         )
         async with self.use("messages") as stack:
             return await stack.read.submit(op)
+
+    async def find(self, session_id: str, ids: Iterable[str], *, user_id: str | None = None) -> dict[str, Message]:
+        """Those of the messages with these ids that the session holds, by id."""
+        op = Find(*_who(session_id, user_id), tuple(check_id(item, "ids") for item in ids))
+        async with self.use("find") as stack:
+            return answered(*await stack.conversations.find([op]))
 
     async def iter_messages(
         self, session_id: str, *, batch_size: int = 500, user_id: str | None = None

@@ -186,6 +186,7 @@ class BlockingDatabase:
 
     append = blocking(Database.append)
     messages = blocking(Database.messages)
+    find = blocking(Database.find)
     iter_messages = blocking_iterator(Database.iter_messages)
     pop = blocking(Database.pop)
     clear = blocking(Database.clear)

@@ -34,6 +34,17 @@ T = TypeVar("T")
 Outcome: TypeAlias = T | AgentstoreError
 
 
+def answered(outcome: Outcome[T]) -> T:
+    """The result of an operation.
+
+    Raises:
+        AgentstoreError: What it met.
+    """
+    if isinstance(outcome, AgentstoreError):
+        raise outcome
+    return outcome
+
+
 class Keep:
     """The type of `KEEP`: leave a field as it is, where None means to empty it."""
 
@@ -126,8 +137,8 @@ class Find:
     """Asks which of some message ids a session holds."""
 
     session_id: str
-    ids: tuple[str, ...]
     user_id: str | None = None
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .checks import check_count, check_id, check_message, check_metadata, check_optional_id, check_text, check_times
-from .errors import AgentstoreError, CorruptRecordError, InvalidInputError, SessionNotFoundError, shown
-from .protocol import Head, Read
+from .errors import CorruptRecordError, InvalidInputError, SessionNotFoundError, shown
+from .protocol import Head, Read, answered
 from .records import Message, Session
 from .rules import check_owner
 
@@ -28,11 +28,10 @@ def existing(session_id: str, session: Outcome[Session | None]) -> Session:
     Raises:
         SessionNotFoundError: There is none.
     """
-    if isinstance(session, AgentstoreError):
-        raise session
-    if session is None:
+    found = answered(session)
+    if found is None:
         raise SessionNotFoundError(f"there is no session {session_id!r}")
-    return session
+    return found
 
 
 async def whole(stack: Stack, session_id: str, user_id: str | None) -> tuple[Session, list[Message]]:

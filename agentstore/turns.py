@@ -163,6 +163,9 @@ class Turn:
             return turn_at(stored, index)
         message = Message("user", self.prompt, id=message_id, run_id=new_id())
         (first,) = await self._save_prompt(message)
+        if first.seq is None:  # it was deferred: whether the id is that of an earlier turn shows only when it is stored
+            found = await self.database.find(self.session_id, [message_id], user_id=self.user_id)
+            first = found.get(message_id, first)
         _check_prompt(first)
         return [first] if first.run_id == message.run_id else await self._read_turn(first)
 
@@ -172,7 +175,7 @@ class Turn:
         while answer_of(turn) is None:
             page = await self._read(after=after, limit=_PAGE)
             turn = turn_at([*turn, *page], 0)
-            if len(page) < _PAGE:
+            if len(page) < _PAGE or page[-1].seq is None:
                 break
             after = page[-1].seq
         return turn

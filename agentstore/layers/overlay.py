@@ -43,7 +43,7 @@ class Overlay(Layer):
         pending = [self._messages(op) for op in batch]
         if not any(pending):
             return await self._inner.read(batch)
-        asks = [Find(op.session_id, tuple(pending_ids)) for op, pending_ids in zip(batch, pending, strict=True)]
+        asks = [Find(op.session_id, ids=tuple(pending_ids)) for op, pending_ids in zip(batch, pending, strict=True)]
         named = [place for place, ask in enumerate(asks) if ask.ids]
         try:
             answers, found = await asyncio.gather(self._inner.read(batch), self._inner.find([asks[n] for n in named]))
@@ -82,7 +82,7 @@ class Overlay(Layer):
         left = [key for key in pending if key not in here and key not in found]
         if full and not op.oldest_first and any(pending[key][0].handed for key in left):
             # Others may have written so much behind ours, since it was handed over, that it is no longer in the window.
-            (later,) = await self._inner.find([Find(op.session_id, tuple(left))])
+            (later,) = await self._inner.find([Find(op.session_id, ids=tuple(left))])
             if isinstance(later, AgentstoreError):
                 return later
             found = {**found, **later}
@@ -122,7 +122,7 @@ class Overlay(Layer):
         except UnavailableError as error:
             answers = [error for _ in batch]
         asks = {
-            place: Find(op.session_id, tuple(message.id for entry in mine for message in _of(entry)))
+            place: Find(op.session_id, ids=tuple(message.id for entry in mine for message in _of(entry)))
             for place, (op, mine, answer) in enumerate(zip(batch, pending, answers, strict=True))
             if mine and isinstance(answer, Session)
         }
@@ -209,9 +209,12 @@ class Overlay(Layer):
         return await self._inner.rewrite(session, messages)
 
     async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
-        for op in batch:
-            await self._queue.passed(self._queue.log, op.session_id)
-        return await self._inner.find(batch)
+        pending = [self._messages(Read(op.session_id)) for op in batch]
+        found = await self._inner.find(batch)
+        return [
+            answer if isinstance(answer, AgentstoreError) else _found(op, answer, mine)
+            for op, answer, mine in zip(batch, found, pending, strict=True)
+        ]
 
     async def write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:
         for op in batch:
@@ -257,6 +260,11 @@ class Overlay(Layer):
         stored = [item for item in await self._inner.scan(replace(scan, limit=limit)) if item.key not in pending]
         ours = [item for item in pending.values() if item is not None]
         return sorted([*stored, *ours], key=lambda item: item.key, reverse=scan.reverse)[: scan.limit]
+
+
+def _found(op: Find, answer: dict[str, Message], pending: Mapping[str, Pending]) -> dict[str, Message]:
+    ours = {key: copied(pending[key][1]) for key in op.ids if key in pending and key not in answer}
+    return {key: found for key in op.ids if (found := answer.get(key) or ours.get(key)) is not None}
 
 
 def _of(entry: Entry) -> tuple[Message, ...]:

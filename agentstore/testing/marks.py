@@ -205,18 +205,23 @@ class FindContract(StoreFixture):
         await _append(store, Append("t", (messages[0],)))
         ids = [message.id for message in messages]
         found = await store.find(
-            [Find("s", (ids[3], "unknown", ids[1])), Find("t", tuple(ids)), Find("none", tuple(ids)), Find("s", ())]
+            [
+                Find("s", ids=(ids[3], "unknown", ids[1])),
+                Find("t", ids=tuple(ids)),
+                Find("none", ids=tuple(ids)),
+                Find("s", ids=()),
+            ]
         )
         (in_t,) = await store.read([Read("t")])
         assert isinstance(in_t, list)
         assert found == [{ids[3]: stored[3], ids[1]: stored[1]}, {ids[0]: in_t[0]}, {}, {}]
         await store.pop("s", 2)
-        assert await store.find([Find("s", tuple(ids))]) == [dict(zip(ids[:3], stored, strict=False))]
+        assert await store.find([Find("s", ids=tuple(ids))]) == [dict(zip(ids[:3], stored, strict=False))]
 
     async def test_only_the_owner_finds(self, store: Backend) -> None:
         (stored,) = await _append(store, Append("s", (say(),), user_id="ann"))
         ids = (stored[0].id,)
-        mine, anyone, stranger = await store.find([Find("s", ids, user) for user in ("ann", None, "bob")])
+        mine, anyone, stranger = await store.find([Find("s", user, ids) for user in ("ann", None, "bob")])
         assert mine == anyone == {ids[0]: stored[0]}
         assert isinstance(stranger, AccessDeniedError)
 
