@@ -37,6 +37,8 @@ class _Namespace:
     Attributes:
         name: Its name.
         floor: Its floor.
+        marks: How far queues have come in it.
+        marked: The text of that.
         items: By key, what is there, perhaps without its value.
         versions: By key, what the script will find unless others come first; empty: nothing.
         unreadable: Keys whose value was needed, and cannot be read.
@@ -45,6 +47,8 @@ class _Namespace:
 
     name: str
     floor: int = 0
+    marks: rules.Marks = field(default_factory=dict)
+    marked: bytes = b""
     items: dict[str, StateItem | None] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, AgentstoreError] = field(default_factory=dict)
@@ -166,6 +170,7 @@ def _plan(loaded: Mapping[str, _Namespace]) -> rules.StatePlan:
     return rules.StatePlan(
         {(name, key): item for name, here in loaded.items() for key, item in here.items.items()},
         {name: here.floor for name, here in loaded.items()},
+        marks={name: here.marks for name, here in loaded.items()},
     )
 
 
@@ -178,7 +183,7 @@ async def _load(wire: Wire, ops: Collection[StateOp]) -> tuple[dict[str, _Namesp
     commands = [Command(wire.keys.namespace(next(iter(ops)).namespace).names, TIME)]
     for namespace, names in named.items():
         keys = wire.keys.namespace(namespace)
-        commands.append(Command(keys.floor, ("GET", keys.floor)))
+        commands.append(Command(keys.floor, ("MGET", keys.floor, keys.marks)))
         commands.append(Command(keys.versions, ("HMGET", keys.versions, *names)))
         for name in names:
             item = keys.item + name
@@ -191,8 +196,10 @@ async def _load(wire: Wire, ops: Collection[StateOp]) -> tuple[dict[str, _Namesp
         here = loaded[namespace] = _Namespace(namespace)
         mine = [next(replies) for _ in range(2 + len(names))]
         try:
-            floor, versions, *texts = [checked(answer) for answer in mine]
+            (floor, marked), versions, *texts = [checked(answer) for answer in mine]
             here.floor = records.floor_of(namespace, floor or b"")
+            here.marked = marked or b""
+            here.marks = records.marks_of(f"namespace {namespace!r}", here.marked)
         except AgentstoreError as error:
             here.error = error
             continue
@@ -240,13 +247,17 @@ def _command(wire: Wire, plan: rules.StatePlan, names: Sequence[str], here: _Nam
             arguments += (item.version, records.expiry_millis(item.expires_at), records.item_text(item))
     begun = any(not here.versions[name] for name in names)  # their versions were counted from the floor
     items = [keys.item + name for name in names]
-    listings, more = wire.within(change, 4 + len(items))
+    marks = plan.marks[here.name]
+    marking = "" if marks is here.marks else records.marks_text(marks)
+    listings, more = wire.within(change, 5 + len(items))
     call = scripts.call(
         scripts.WRITE_ITEMS,
-        [keys.names, keys.versions, keys.floor, *items, *listings],
+        [keys.names, keys.versions, keys.floor, keys.marks, *items, *listings],
         len(items),
         here.floor if begun else _UNCHECKED,
         plan.floors[here.name] if here.name in plan.raised else "",
+        here.marked if marking else "",
+        marking,
         *arguments,
         *more,
     )
