@@ -37,8 +37,7 @@ class _Namespace:
     Attributes:
         name: Its name.
         floor: Its floor.
-        marks: How far queues have come in it.
-        marked: The text of that.
+        marks, marked: How far queues have come in it, and the text that says so.
         items: By key, what is there, perhaps without its value.
         versions: By key, what the script will find unless others come first; empty: nothing.
         unreadable: Keys whose value was needed, and cannot be read.
@@ -48,7 +47,7 @@ class _Namespace:
     name: str
     floor: int = 0
     marks: rules.Marks = field(default_factory=dict)
-    marked: bytes = b""
+    marked: bytes | None = None
     items: dict[str, StateItem | None] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, AgentstoreError] = field(default_factory=dict)
@@ -196,10 +195,9 @@ async def _load(wire: Wire, ops: Collection[StateOp]) -> tuple[dict[str, _Namesp
         here = loaded[namespace] = _Namespace(namespace)
         mine = [next(replies) for _ in range(2 + len(names))]
         try:
-            (floor, marked), versions, *texts = [checked(answer) for answer in mine]
+            (floor, here.marked), versions, *texts = [checked(answer) for answer in mine]
             here.floor = records.floor_of(namespace, floor or b"")
-            here.marked = marked or b""
-            here.marks = records.marks_of(f"namespace {namespace!r}", here.marked)
+            here.marks = records.marks_of(f"namespace {namespace!r}", here.marked or b"")
         except AgentstoreError as error:
             here.error = error
             continue
@@ -248,7 +246,6 @@ def _command(wire: Wire, plan: rules.StatePlan, names: Sequence[str], here: _Nam
     begun = any(not here.versions[name] for name in names)  # their versions were counted from the floor
     items = [keys.item + name for name in names]
     marks = plan.marks[here.name]
-    marking = "" if marks is here.marks else records.marks_text(marks)
     listings, more = wire.within(change, 5 + len(items))
     call = scripts.call(
         scripts.WRITE_ITEMS,
@@ -256,8 +253,7 @@ def _command(wire: Wire, plan: rules.StatePlan, names: Sequence[str], here: _Nam
         len(items),
         here.floor if begun else _UNCHECKED,
         plan.floors[here.name] if here.name in plan.raised else "",
-        here.marked if marking else "",
-        marking,
+        *((here.marked or b"", records.marks_text(marks)) if marks is not here.marks else ("", "")),
         *arguments,
         *more,
     )
