@@ -5,16 +5,17 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from agentstore import rules
 from agentstore.drivers import optimistic
 
 from . import documents
 from .heads import MOST_OPEN, Gone, Head, commit, finish, load, new_token
+from .reads import named
 from .together import together
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from agentstore import rules
     from agentstore.errors import AgentstoreError
     from agentstore.protocol import Append, Outcome
     from agentstore.records import Message
@@ -34,20 +35,12 @@ async def _load(tables: Tables, clock: Clock, batch: Sequence[Append]) -> optimi
     now = await clock.now(tables)
     heads = await load(tables, {op.session_id for op in batch})
     stored = {session_id: head.stored() for session_id, head in heads.items()}
-    named = {(op.session_id, message.id) for op in batch if stored[op.session_id].session for message in op.messages}
-    if named:
-        found = await tables.messages.find(_ids_query(heads, named)).to_list(None)
-        for document in found:
-            key = document["session"], document["id"]
-            if key in named and document["log"] == heads[key[0]].log and heads[key[0]].counts(document):
-                stored[key[0]].messages[key[1]] = documents.messages([document])[0]
+    for session_id, head in heads.items():
+        stored[session_id].marks = head.marks
+    names = {(op.session_id, message.id) for op in batch if stored[op.session_id].session for message in op.messages}
+    for session_id, found in (await named(tables, heads, names)).items():
+        stored[session_id].messages = dict(zip(found, documents.messages(found.values()), strict=True))
     return optimistic.Loaded(stored, heads, now)
-
-
-def _ids_query(heads: Mapping[str, Head], named: set[tuple[str, str]]) -> Document:
-    """Fresh ids are mostly above all of their log: the index is entered about once for each log."""
-    logs = sorted({heads[session_id].log or "" for session_id, _ in named})
-    return {"log": {"$in": logs}, "id": {"$in": sorted({message_id for _, message_id in named})}}
 
 
 async def _write(
@@ -81,7 +74,7 @@ def _following(head: Head, entry: rules.Written) -> Document:
     """The head after an append. Its own token is the last of the open ones, if it brings messages."""
     if entry.wipe or head.log is None:
         cut = {"gone": Gone(head.log)._asdict()} if head.log else {}
-        head = Head(head.id)  # of which nothing is kept
+        head = head.bare
         control: Document = {"log": new_token()} | cut
     else:
         control = {}
@@ -90,6 +83,8 @@ def _following(head: Head, entry: rules.Written) -> Document:
         first = entry.messages[0].seq
         control["open"] = [*([] if many else head.open), new_token()]
         control["open_from"] = first if many or not head.open else head.document["open_from"]
+    if entry.marks is not None:
+        control["marks"] = rules.marks_to_text(entry.marks)
     return head.next(entry.session, **control)
 
 

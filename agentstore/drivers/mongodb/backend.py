@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Append,
         Backend,
         Change,
+        Find,
         GetItems,
         Head,
         Listing,
@@ -102,6 +103,12 @@ class MongoDBBackend:
 
         return await self._read(lambda tables: _isolated(tables, batch, run))
 
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        async def run(tables: Tables, part: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+            return await reads.find(tables, await self._clock.now(tables), part)
+
+        return await self._read(lambda tables: _isolated(tables, batch, run))
+
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         async def run(tables: Tables, part: Sequence[Head]) -> list[Outcome[Session | None]]:
             return await reads.heads(tables, await self._clock.now(tables), part)
@@ -134,6 +141,9 @@ class MongoDBBackend:
 
     async def restore(self, session: Session, messages: Sequence[Message]) -> None:
         await self._write(lambda tables: changes.restore(tables, self._clock, session, messages, self._patience))
+
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        return await self._write(lambda tables: changes.rewrite(tables, self._clock, session, messages, self._patience))
 
     async def purge_sessions(self) -> int:
         async def run(tables: Tables) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pymongo import UpdateOne
+
 from agentstore import codec, rules
 from agentstore.drivers.optimistic import Attempts
 from agentstore.errors import ConflictError
@@ -153,4 +155,37 @@ async def restore(tables: Tables, clock: Clock, session: Session, messages: Sequ
 def _fresh(head: Head, session: Session, **control: Any) -> Document:
     """The next head, on a new log; the old one, if any, is cut off."""
     cut = {"gone": Gone(head.log)._asdict()} if head.log else {}
-    return Head(head.id).next(session, log=new_token(), **cut, **control)
+    return head.bare.next(session, log=new_token(), **cut, **control)
+
+
+async def rewrite(tables: Tables, clock: Clock, session: Session, messages: Sequence[Message], patience: float) -> bool:
+    """Renew the head, on condition of its time, then the messages.
+
+    In between a reader sees some messages as they were and some as they are. Where a writer dies there, the same may be
+    done again: the time is still the old one. What has been removed meanwhile is not found, for its log has gone, or it
+    has: no seq comes twice.
+    """
+    renewed: list[Head] = []
+
+    async def decide(head: Head, _: datetime) -> _Decision[bool]:
+        here = head.stored().session
+        if here is None or here.updated_at != session.updated_at:
+            return _Decision(result=False)
+        renewed[:] = [head]
+        following = head.next(replace(here, title=session.title, metadata=session.metadata))
+        return _Decision(result=True, head=following)
+
+    if not await _change(tables, clock, session.id, patience, decide):
+        return False
+    (head,) = renewed
+    counts = {"$in": [None, *head.open]}
+    updates = [
+        UpdateOne(
+            {"log": head.log, "seq": message.seq, "id": message.id, "token": counts},
+            documents.texts_update(session.id, message),
+        )
+        for message in messages
+    ]
+    if updates:
+        await tables.messages.bulk_write(updates, ordered=False)
+    return True

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from pymongo import UpdateOne
+
     from .client import Collection, Document
 
 _DUPLICATE_KEY = 11000
@@ -32,17 +34,22 @@ async def replace(collection: Collection, documents: Mapping[str, tuple[Any, Doc
     Returns:
         The ``_id`` of those that another writer changed first; nothing was done to them.
     """
-    if not documents:
+    return await write(
+        collection,
+        {
+            name: ReplaceOne({"_id": name, "version": version}, document, upsert=True)
+            for name, (version, document) in documents.items()
+        },
+    )
+
+
+async def write(collection: Collection, upserts: Mapping[str, ReplaceOne[Document] | UpdateOne]) -> set[str]:
+    """Make such changes, whose conditions stand in their filters beside the ``_id``; by ``_id``, as `replace`."""
+    if not upserts:
         return set()
-    names = list(documents)
+    names = list(upserts)
     try:
-        await collection.bulk_write(
-            [
-                ReplaceOne({"_id": name, "version": version}, document, upsert=True)
-                for name, (version, document) in documents.items()
-            ],
-            ordered=False,
-        )
+        await collection.bulk_write(list(upserts.values()), ordered=False)
     except BulkWriteError as error:
         failed = error.details["writeErrors"]
         if error.details.get("writeConcernErrors") or any(item["code"] != _DUPLICATE_KEY for item in failed):

@@ -23,6 +23,8 @@ _SESSION = ("_id", *rows.SESSION.split(", ")[1:])
 _MESSAGE = tuple(rows.MESSAGE.split(", "))
 _NEW_MESSAGE = ("session", None, *_MESSAGE)
 
+_TEXTS = {"content", "tool_calls", "tool_call_id", "name", "metadata"}
+
 LARGEST_INT = 2**63 - 1
 
 
@@ -49,6 +51,14 @@ def message_document(session_id: str, message: Message) -> Document:
     """A message's own fields, and its session's id for those who look."""
     row = rows.message_row(session_id, message)
     return {name: value for name, value in zip(_NEW_MESSAGE, row, strict=True) if name and value is not None}
+
+
+def texts_update(session_id: str, message: Message) -> Document:
+    """What puts a message's texts in the place of a stored one's: see `ConversationStore.rewrite`."""
+    document = message_document(session_id, message)
+    put = {name: document[name] for name in _TEXTS if name in document}
+    emptied = dict.fromkeys(_TEXTS - put.keys(), "")
+    return {"$set": put} | ({"$unset": emptied} if emptied else {})
 
 
 def messages(documents: Iterable[Document]) -> list[Message]:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 MOST_OPEN = 8
 
+_KEPT = ("log", "pops", "open", "open_from", "marks")
+
 _log = logging.getLogger(__name__)
 
 
@@ -101,6 +103,20 @@ class Head:
         gone = self.document.get("gone")
         return Gone(**gone) if gone else None
 
+    @property
+    def marks(self) -> rules.Marks:
+        """How far queues have come, kept as text by the tombstone too.
+
+        Raises:
+            CorruptRecordError: They cannot be read.
+        """
+        return rules.marks_from_text(self.document.get("marks"))
+
+    @property
+    def bare(self) -> Head:
+        """What is left of it for a session that begins anew: the marks."""
+        return Head(self.id, {name: self.document[name] for name in ("marks",) if name in self.document})
+
     def stored(self) -> rules.Stored:
         """The session.
 
@@ -117,13 +133,13 @@ class Head:
 
     def next(self, session: Session, **control: Any) -> Document:
         """The document that follows: the session as it will be, the control fields as they are but for `control`."""
-        kept = {name: self.document[name] for name in ("log", "pops", "open", "open_from") if name in self.document}
+        kept = {name: self.document[name] for name in _KEPT if name in self.document}
         return documents.session_document(session) | kept | {"version": new_token()} | control
 
     def tombstone(self, last_seq: int) -> Document:
         """The document that stays of a deleted session."""
         cut = {"gone": Gone(self.log)._asdict()} if self.log else {}
-        return {"_id": self.id, "version": new_token(), "last_seq": last_seq} | cut
+        return {"_id": self.id, "version": new_token(), "last_seq": last_seq} | self.bare.document | cut
 
 
 async def load(tables: Tables, session_ids: Iterable[str]) -> dict[str, Head]:

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from agentstore import codec, rules
 from agentstore.errors import AgentstoreError, CorruptRecordError
 from agentstore.protocol import Read
+from agentstore.records import Session
 
 from . import documents
 from .documents import LARGEST_INT, bounded
 from .heads import Head, load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from agentstore.protocol import Find, Listing, Outcome
     from agentstore.protocol import Head as HeadOp
-    from agentstore.protocol import Listing, Outcome
-    from agentstore.records import Message, Page, Session
+    from agentstore.records import Message, Page
 
     from .client import Document, Tables
 
@@ -31,6 +32,50 @@ async def heads(tables: Tables, now: datetime, batch: Sequence[HeadOp]) -> list[
     """The sessions, in one round trip."""
     found = await load(tables, {op.session_id for op in batch})
     return rules.each(batch, lambda op: rules.visible(found[op.session_id].stored().session, op.user_id, now))
+
+
+async def find(tables: Tables, now: datetime, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+    """A round trip for the heads, one for all ids. Of a removal between the two a part may be missing already."""
+    found = await load(tables, {op.session_id for op in batch})
+
+    def visible(op: Find) -> Session | None:
+        return rules.visible(found[op.session_id].stored().session, op.user_id, now)
+
+    sessions = rules.each(batch, visible)
+    ids = {
+        (one.id, name) for op, one in zip(batch, sessions, strict=True) if isinstance(one, Session) for name in op.ids
+    }
+    there = await named(tables, found, ids)
+
+    def answer(pair: tuple[Find, Outcome[Session | None]]) -> dict[str, Message]:
+        op, session = pair
+        if isinstance(session, AgentstoreError):
+            raise session
+        known = there.get(op.session_id, {}) if session else {}
+        mine = [known[name] for name in op.ids if name in known]
+        return {message.id: message for message in documents.messages(mine)}
+
+    return rules.each(list(zip(batch, sessions, strict=True)), answer)
+
+
+async def named(
+    tables: Tables, heads: Mapping[str, Head], names: Iterable[tuple[str, str]]
+) -> dict[str, dict[str, Document]]:
+    """The messages of these (session id, message id) that count, by both, in one round trip."""
+    wanted = set(names)
+    there: dict[str, dict[str, Document]] = {}
+    if wanted:
+        for document in await tables.messages.find(_ids_query(heads, wanted)).to_list(None):
+            session_id, message_id = key = document["session"], document["id"]
+            if key in wanted and document["log"] == heads[session_id].log and heads[session_id].counts(document):
+                there.setdefault(session_id, {})[message_id] = document
+    return there
+
+
+def _ids_query(heads: Mapping[str, Head], names: set[tuple[str, str]]) -> Document:
+    """Fresh ids are mostly above all of their log: the index is entered about once for each log."""
+    logs = sorted({heads[session_id].log or "" for session_id, _ in names})
+    return {"log": {"$in": logs}, "id": {"$in": sorted({message_id for _, message_id in names})}}
 
 
 class _Asked(NamedTuple):

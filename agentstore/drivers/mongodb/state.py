@@ -10,6 +10,7 @@ stay for ten minutes, and a writer that has looked a minute ago looks again.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from bson.datetime_ms import DatetimeMS
@@ -23,13 +24,14 @@ from agentstore.protocol import DeleteKeys, SetItems
 from .conditional import replace
 from .documents import LARGEST_INT
 from .items import item, key_id, load, named
+from .marks import Marking, load_floors, raise_marks
 from .together import together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from agentstore.protocol import Outcome, StateOp
+    from agentstore.protocol import Mark, Outcome, StateOp
 
     from .client import Document, Tables
     from .clock import Clock
@@ -41,21 +43,23 @@ _AT_ONCE = 1000
 
 
 class _Step(NamedTuple):
-    """The part of an operation that concerns one key; `place` is the operation's in the batch."""
+    """The part of an operation that concerns one key; `place` is the operation's in the batch, `mark` its mark."""
 
     place: int
     name: tuple[str, str]
     op: StateOp
+    mark: Mark | None = None
 
 
 async def write_items(tables: Tables, clock: Clock, batch: Sequence[StateOp], patience: float) -> list[Outcome[int]]:
-    """Two round trips for a group of any size: documents, documents; three if a floor rises."""
+    """Two round trips for a group of any size: documents, documents; one more if a floor rises, or for marks."""
     steps = [step for index, op in enumerate(batch) for step in _steps(index, op)]
     done: dict[int, Outcome[int]] = {}
+    floors: dict[str, Document] = {}
     left = dict(enumerate(steps))
     attempts = Attempts(f"writing {len(steps)} keys", patience)
     while left:
-        outcomes, missed = await _attempt(tables, clock, list(left.values()))
+        outcomes, missed = await _attempt(tables, clock, list(left.values()), floors)
         done |= {
             place: outcome
             for (place, step), outcome in zip(left.items(), outcomes, strict=True)
@@ -67,7 +71,13 @@ async def write_items(tables: Tables, clock: Clock, batch: Sequence[StateOp], pa
     by_op: list[list[Outcome[int]]] = [[] for _ in batch]
     for place, step in enumerate(steps):
         by_op[step.place].append(done[place])
-    return [_combined(op, outcomes) for op, outcomes in zip(batch, by_op, strict=True)]
+    combined = [_combined(op, outcomes) for op, outcomes in zip(batch, by_op, strict=True)]
+    reached: defaultdict[str, list[Mark]] = defaultdict(list)
+    for op, outcome in zip(batch, combined, strict=True):
+        if isinstance(op, SetItems) and op.mark and isinstance(outcome, int):
+            reached[op.namespace].append(op.mark)
+    await raise_marks(tables, floors, reached, patience)
+    return combined
 
 
 def _steps(index: int, op: StateOp) -> list[_Step]:
@@ -75,7 +85,7 @@ def _steps(index: int, op: StateOp) -> list[_Step]:
     match op:
         case SetItems():
             return [
-                _Step(index, (op.namespace, key), SetItems(op.namespace, {key: value}, op.ttl, op.if_version))
+                _Step(index, (op.namespace, key), SetItems(op.namespace, {key: value}, op.ttl, op.if_version), op.mark)
                 for key, value in op.items.items()
             ]
         case DeleteKeys():
@@ -96,25 +106,24 @@ def _combined(op: StateOp, outcomes: Sequence[Outcome[int]]) -> Outcome[int]:
 
 
 async def _attempt(
-    tables: Tables, clock: Clock, steps: Sequence[_Step]
+    tables: Tables, clock: Clock, steps: Sequence[_Step], floors: dict[str, Document]
 ) -> tuple[list[Outcome[int]], set[tuple[str, str]]]:
-    """Outcomes, and the keys for which they do not hold since others were faster."""
+    """Outcomes, and the keys for which they do not hold since others were faster; notes the floors it has seen."""
     begun = time.monotonic()
     now = await clock.now(tables)
     names = {step.name for step in steps}
-    found, floors = await together(
-        load(tables, [key_id(*name) for name in names]), _floors(tables, {namespace for namespace, _ in names})
+    found, there = await together(
+        load(tables, [key_id(*name) for name in names]), load_floors(tables, {namespace for namespace, _ in names})
     )
+    floors |= there
+    heights = {namespace: document.get("floor", 0) for namespace, document in there.items()}
     documents = {name: found[key_id(*name)] for name in names if key_id(*name) in found}
-    plan = rules.StatePlan(items=dict.fromkeys(names), floors=dict(floors))
-    unreadable = _fill(plan, documents, steps)
-    errors = [unreadable.get((step.name, _reads(step.op))) for step in steps]
-    readable = [step.op for step, error in zip(steps, errors, strict=True) if error is None]
-    outcomes = iter(plan.apply(readable, now))
-    answers = [next(outcomes) if error is None else error for error in errors]
+    plan, marking = rules.StatePlan(items=dict.fromkeys(names), floors=dict(heights)), Marking(there)
+    unreadable = _fill(plan, marking, documents, steps)
+    answers = [unreadable.get((step.name, _reads(step.op))) or _apply(plan, marking, step, now) for step in steps]
 
-    changed = _changed(plan, documents, now)
-    await _raise_floors(tables, floors, changed)
+    changed = _changed(plan, marking, documents, now)
+    await _raise_floors(tables, heights, changed)
     if time.monotonic() - begun > _FRESH:
         return answers, set(plan.changed)
     missed = await replace(
@@ -124,13 +133,22 @@ async def _attempt(
     return answers, {name for name in plan.changed if key_id(*name) in missed}
 
 
+def _apply(plan: rules.StatePlan, marking: Marking, step: _Step, now: datetime) -> Outcome[int]:
+    if marking.passed(step.name, step.mark):
+        return 0
+    (outcome,) = plan.apply([step.op], now)
+    if isinstance(outcome, int):
+        marking.advance(step.name, step.mark)
+    return outcome
+
+
 def _reads(op: StateOp) -> bool:
     """Whether an operation needs the old value; setting and deleting do not."""
     return not isinstance(op, (SetItems, DeleteKeys))
 
 
 def _fill(
-    plan: rules.StatePlan, documents: Mapping[tuple[str, str], Document], steps: Iterable[_Step]
+    plan: rules.StatePlan, marking: Marking, documents: Mapping[tuple[str, str], Document], steps: Iterable[_Step]
 ) -> dict[tuple[tuple[str, str], bool], AgentstoreError]:
     """Tell the plan what is there; the errors, by key and whether they concern who `_reads` it.
 
@@ -138,13 +156,12 @@ def _fill(
     """
     unreadable: dict[tuple[tuple[str, str], bool], AgentstoreError] = {}
     for name, reads in sorted({(step.name, _reads(step.op)) for step in steps}):  # what was read stays, if it could be
-        document = documents.get(name)
+        document = documents.get(name, {})
         try:
-            if document is None:
-                continue
+            marking.take(name, document)
             if "value" in document:
                 plan.items[name] = item(document if reads else _without_value(document))
-            else:
+            elif document:
                 plan.floors[name[0]] = max(plan.floors.get(name[0], 0), _husk_version(name, document))
         except CorruptRecordError as error:
             unreadable[name, reads] = error
@@ -171,7 +188,7 @@ def _version(document: Document) -> int:
 
 
 def _changed(
-    plan: rules.StatePlan, documents: Mapping[tuple[str, str], Document], now: datetime
+    plan: rules.StatePlan, marking: Marking, documents: Mapping[tuple[str, str], Document], now: datetime
 ) -> dict[tuple[str, str], Document]:
     """What to put in the place of each key that changes."""
     changed: dict[tuple[str, str], Document] = {}
@@ -179,29 +196,25 @@ def _changed(
         new = plan.items[name]
         if new is None:
             used = max(plan.floors.get(name[0], 0), _version(documents.get(name, {})))
-            changed[name] = _husk(key_id(*name), used + 1, codec.to_micros(now))
+            changed[name] = _husk(key_id(*name), used + 1, codec.to_micros(now), marking.fields(name))
             continue
         document: Document = {"_id": key_id(*name), "version": new.version, "value": codec.value_to_text(new.value)}
         if new.expires_at is not None:
             document["expires_at"] = codec.to_micros(new.expires_at)
             document["remove_at"] = _removal(document["expires_at"])
-        changed[name] = document
+        changed[name] = document | marking.fields(name)
     return changed
 
 
-def _husk(document_id: str, version: int, now: int) -> Document:
-    """What stays of a deleted key until nobody can still be about to write it."""
-    return {"_id": document_id, "version": version, "remove_at": _removal(now)}
+def _husk(document_id: str, version: int, now: int, marks: Document) -> Document:
+    """What stays of a deleted key until nobody can still be about to write it, and its namespace has its marks."""
+    until = {"husk": True, "expires_at": now + _HUSK} if marks else {"remove_at": _removal(now)}
+    return {"_id": document_id, "version": version} | marks | until
 
 
 def _removal(micros: int) -> DatetimeMS:
     """When the TTL index may take a document away that is out of sight at `micros`: never before."""
     return DatetimeMS(-(-(micros + _HUSK) // 1000))
-
-
-async def _floors(tables: Tables, namespaces: Iterable[str]) -> dict[str, int]:
-    found = await tables.floors.find({"_id": {"$in": sorted(namespaces)}}).to_list(None)
-    return {document["_id"]: document["floor"] for document in found}
 
 
 async def _raise_floors(tables: Tables, floors: Mapping[str, int], changed: Mapping[tuple[str, str], Document]) -> None:
@@ -221,18 +234,22 @@ async def _raise_floors(tables: Tables, floors: Mapping[str, int], changed: Mapp
 
 
 async def purge(tables: Tables, now: datetime) -> int:
-    """Make husks of expired keys; the TTL index takes them away."""
-    count = 0
-    query = {"expires_at": {"$lte": codec.to_micros(now)}}
-    while found := await tables.state.find(query, {"version": 1}, limit=_AT_ONCE).to_list(None):
-        husks = {
-            named(document["_id"]): _husk(document["_id"], _version(document) + 1, codec.to_micros(now))
-            for document in found
-        }
+    """Make husks of expired keys; the TTL index takes them away. Husks that wait for their namespace are seen to."""
+    count, micros = 0, codec.to_micros(now)
+    query, seen = {"expires_at": {"$lte": micros}}, {"version": 1, "marks": 1, "husk": 1}
+    while found := await tables.state.find(query, seen, limit=_AT_ONCE).to_list(None):
+        marked = {named(document["_id"])[0] for document in found if "marks" in document}
+        marking = Marking(await load_floors(tables, marked))
+        husks = {}
+        for document in found:
+            name = named(document["_id"])
+            marking.take(name, document)
+            marking.forget(name)
+            husks[name] = _husk(document["_id"], _version(document) + 1, micros, marking.fields(name))
         await _raise_floors(tables, {}, husks)
         versions = {document["_id"]: document.get("version") for document in found}
         missed = await replace(
             tables.state, {entry["_id"]: (versions[entry["_id"]], entry) for entry in husks.values()}
         )
-        count += len(found) - len(missed)
+        count += sum("husk" not in document and document["_id"] not in missed for document in found)
     return count

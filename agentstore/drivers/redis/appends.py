@@ -53,9 +53,10 @@ async def append(wire: Wire, batch: Sequence[Append]) -> list[Outcome[list[Messa
                     failed[session_id] = answer
                     answer = rules.Stored(), Version("", "", None)  # noqa: PLW2901  planned like the others, never written
                 stored[session_id], versions[session_id] = answer
-        for session_id, (session, version) in guesses.items():
-            stored[session_id] = rules.Stored(session, session.last_seq)
-            versions[session_id] = Version(version, "", session)
+        for session_id, (session, version, marks) in guesses.items():
+            read = records.marks_of(f"session {session_id!r}", marks)
+            stored[session_id] = rules.Stored(session, session.last_seq, marks=read)
+            versions[session_id] = Version(version, "", session, marks)
         guessed.clear()
         guessed.update(guesses)
         planned = now
@@ -72,6 +73,7 @@ async def append(wire: Wire, batch: Sequence[Append]) -> list[Outcome[list[Messa
                 entry.session.last_seq,
                 entry.wipe,
                 added=entry.messages,
+                marks=entry.marks,
                 planned=planned,
                 guessed=session_id in guessed,
             )
@@ -107,7 +109,8 @@ async def _find(
     for session_id, ids in named.items():
         head, known = next(replies), next(replies) if ids else []
         try:
-            found[session_id] = loaded(session_id, checked(head))
+            here, version = found[session_id] = loaded(session_id, checked(head))
+            here.marks = records.marks_of(f"session {session_id!r}", version.marks)
             if seq := [seq for seq in checked(known) if seq is not None]:
                 seqs[session_id] = seq
         except AgentstoreError as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from agentstore.findings import Finding
     from agentstore.options import PoolOptions
-    from agentstore.protocol import Append, Backend, Change, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
+    from agentstore.protocol import Append, Backend, Change, Find, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
     from agentstore.records import Message, Page, Session, StateItem
     from agentstore.stats import PoolStats
     from agentstore.url import StoreURL
@@ -74,6 +74,10 @@ class RedisBackend:
         self._check_open()
         return await conversations.read(self._wire, batch)
 
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        self._check_open()
+        return await conversations.find(self._wire, batch)
+
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         self._check_open()
         return await conversations.heads(self._wire, batch)
@@ -96,6 +100,9 @@ class RedisBackend:
 
     async def restore(self, session: Session, messages: Sequence[Message]) -> None:
         await self._write(conversations.restore(self._wire, session, messages))
+
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        return await self._write(conversations.rewrite(self._wire, session, messages))
 
     async def purge_sessions(self) -> int:
         return await self._write(listings.purge(self._wire))

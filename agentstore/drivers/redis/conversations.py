@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from agentstore import rules
 from agentstore.errors import AgentstoreError, ConflictError, CorruptRecordError
 
-from . import records
+from . import records, scripts
 from .client import Command
 from .keys import seq_digits
 from .sessions import Write, change, load_commands, loaded, wreck
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from agentstore.protocol import Change, Head, Outcome, Read
+    from agentstore.protocol import Change, Find, Head, Outcome, Read
     from agentstore.records import Message, Session
 
 _MOST = 2**31 - 1  # of what a command is asked for: a list holds no more
@@ -48,7 +48,8 @@ async def read(wire: Wire, batch: Sequence[Read]) -> list[Outcome[list[Message]]
 
 
 def _read_commands(wire: Wire, op: Read) -> list[Command]:
-    head, _, log, _ = wire.keys.session(op.session_id)
+    keys = wire.keys.session(op.session_id)
+    head, log = keys.head, keys.log
     low = "-" if op.after is None else f"({seq_digits(op.after + 1)}"
     high = "+" if op.before is None else f"({seq_digits(op.before)}"
     limit = () if op.limit is None else ("LIMIT", 0, min(op.limit, _MOST))
@@ -73,6 +74,29 @@ def _answer(op: Read, answers: Sequence[Any], now: datetime) -> Outcome[list[Mes
     except AgentstoreError as error:
         return error
     return messages if op.limit is None or op.oldest_first else messages[::-1]
+
+
+def _find_command(wire: Wire, session_id: str, ids: Sequence[str]) -> Command:
+    keys = wire.keys.session(session_id)
+    return Command(keys.head, scripts.call(scripts.FIND, [keys.head, keys.log, keys.ids], *ids))
+
+
+async def find(wire: Wire, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+    """By a script for each session, which sees its head, ids and log at one moment."""
+    if not batch:
+        return []
+    commands = [_find_command(wire, op.session_id, op.ids) for op in batch]
+    time, *answers = await wire.run([Command(commands[0].key, TIME), *commands])
+    now = wire.time_of(checked(time))
+
+    def answer(pair: tuple[Find, Any]) -> dict[str, Message]:
+        op, (head, *found) = pair[0], checked(pair[1])
+        session = None if head is None else records.session_of(op.session_id, head)
+        if rules.visible(session, op.user_id, now) is None:
+            return {}
+        return {message.id: message for message in records.messages_of(op.session_id, found)}
+
+    return rules.each(list(zip(batch, answers, strict=True)), answer)
 
 
 async def heads(wire: Wire, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
@@ -188,3 +212,23 @@ async def restore(wire: Wire, session: Session, messages: Sequence[Message]) -> 
     await change(wire, f"restoring {session.id!r}", load, plan)
     if not wire.one_server:  # a listing that was read meanwhile may have taken it for a leftover
         await wire.add(wire.keys.entries(session))
+
+
+async def rewrite(wire: Wire, session: Session, messages: Sequence[Message]) -> bool:
+    """Put the new records under names of their own, then let them take the places of the old together with the head."""
+    find_all = _find_command(wire, session.id, [message.id for message in messages])
+    ((head, *found),) = await wire.ask(find_all)
+    if head is None or records.session_of(session.id, head).updated_at != session.updated_at:
+        return False
+    there = {message.id: message for message in records.messages_of(session.id, found)}
+    new = [rules.rewritten(old, texts) for texts in messages if (old := there.get(texts.id)) and old.seq == texts.seq]
+    staged = await stage(wire, session.id, new)
+
+    def plan(answers: list[Any], _: datetime) -> Write | None:
+        here, version = loaded(session.id, answers[0])
+        if here.session is None or here.session.updated_at != session.updated_at:
+            return None
+        after = replace(here.session, title=session.title, metadata=session.metadata)
+        return Write(session.id, version, after, here.last_seq, staged=staged)
+
+    return await change(wire, f"rewriting {session.id!r}", load_commands(wire, session.id), plan)

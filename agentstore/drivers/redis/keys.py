@@ -30,12 +30,14 @@ class SessionKeys(NamedTuple):
         last: The last seq, where the head will go, or has gone.
         log: A sorted set of records, all of score 0, each beginning with its seq: the order of bytes is that of seqs.
         ids: A hash from message id to seq.
+        marks: How far queues have come: an object of ints; there if one has written here, and for good.
     """
 
     head: str
     last: str
     log: str
     ids: str
+    marks: str
 
 
 class NamespaceKeys(NamedTuple):
@@ -46,12 +48,14 @@ class NamespaceKeys(NamedTuple):
         names: A sorted set of the items' names, all of score 0: the order of bytes is that of codepoints.
         versions: A hash from name to version of the items that will go by themselves.
         floor: The highest version that a removed item had.
+        marks: As a session's.
     """
 
     item: str
     names: str
     versions: str
     floor: str
+    marks: str
 
 
 class Keys:
@@ -75,7 +79,7 @@ class Keys:
     def session(self, session_id: str) -> SessionKeys:
         """Those of a session."""
         tag = f"{self.prefix}:s:{{{session_id.translate(_CODES)}}}:"
-        return SessionKeys(f"{tag}head", f"{tag}last", f"{tag}log", f"{tag}ids")
+        return SessionKeys(f"{tag}head", f"{tag}last", f"{tag}log", f"{tag}ids", f"{tag}marks")
 
     def user(self, user_id: str) -> str:
         """The listing of a user's sessions by time."""
@@ -84,7 +88,7 @@ class Keys:
     def namespace(self, namespace: str) -> NamespaceKeys:
         """Those of a namespace; the root's name is empty, which no hash tag may be."""
         tag = f"{self.prefix}:n:{{/{namespace.translate(_CODES)}}}:"
-        return NamespaceKeys(f"{tag}item:", f"{tag}names", f"{tag}versions", f"{tag}floor")
+        return NamespaceKeys(f"{tag}item:", f"{tag}names", f"{tag}versions", f"{tag}floor", f"{tag}marks")
 
     def entries(self, session: Session | None) -> Iterator[tuple[str, str]]:
         """The (listing, member) pairs by which a session is found."""

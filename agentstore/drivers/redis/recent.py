@@ -11,9 +11,12 @@ import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from agentstore import rules
 from agentstore.records import copy_json
+
+from . import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,12 +34,20 @@ _SURELY = timedelta(seconds=2)  # a session that expires sooner is not guessed
 _STEP = timedelta(microseconds=1)
 
 
+class Known(NamedTuple):
+    """A session as it was written last: with the version of its head, and the text of its marks."""
+
+    session: Session
+    version: str
+    marks: str | bytes
+
+
 class Recent:
     """Sessions as they were written last, for any thread."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._sessions: dict[str, tuple[Session, str]] = {}
+        self._sessions: dict[str, Known] = {}
         self._shared: dict[str, float] = {}
 
     def forget(self, session_id: str) -> None:
@@ -44,14 +55,14 @@ class Recent:
         with self._guard:
             self._sessions.pop(session_id, None)
 
-    def put(self, session: Session, version: str, size: int) -> None:
-        """It was written so, with this version. `size` is the length of its head."""
+    def put(self, session: Session, version: str, marks: str | bytes, size: int) -> None:
+        """It was written so, with this version and these marks. `size` is the length of its head."""
         if session.metadata:  # the caller has parts of it, and may change them
             session = replace(session, metadata=copy_json(session.metadata))
         with self._guard:
             self._sessions.pop(session.id, None)
             if size <= _LARGE and self._shared.get(session.id, 0) < time.monotonic():
-                self._sessions[session.id] = session, version
+                self._sessions[session.id] = Known(session, version, marks)
                 if len(self._sessions) > _MOST:
                     del self._sessions[next(iter(self._sessions))]
 
@@ -64,25 +75,27 @@ class Recent:
                 del self._shared[known]
             self._shared[session_id] = now + _SHARED
 
-    def guess(self, ops: Iterable[Append], now: datetime) -> dict[str, tuple[Session, str]]:
+    def guess(self, ops: Iterable[Append], now: datetime) -> dict[str, Known]:
         """The sessions of these appends that need not be asked for, with versions: only a race makes them fail."""
-        found: dict[str, tuple[Session, str]] = {}
+        found: dict[str, Known] = {}
         barred: set[str] = set()
         for op in ops:
             known = self._sessions.get(op.session_id)
-            if known is not None and _simple(op, known[0], now):
+            if known is not None and _simple(op, known, now):
                 found[op.session_id] = known
             else:
                 barred.add(op.session_id)
         return {session_id: known for session_id, known in found.items() if session_id not in barred}
 
 
-def _simple(op: Append, session: Session, now: datetime) -> bool:
+def _simple(op: Append, known: Known, now: datetime) -> bool:
+    session = known.session
     return (
         op.expected_seq is None
         and op.metadata is None
         and (op.user_id is None or session.user_id in {None, op.user_id})
         and (session.expires_at is None or session.expires_at > now + _SURELY)
+        and not (op.mark and rules.passed(records.marks_of(f"session {session.id!r}", known.marks), op.mark))
     )
 
 

@@ -12,7 +12,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from agentstore import codec
+from agentstore import codec, rules
 from agentstore.errors import CorruptRecordError
 from agentstore.records import Message, Session, StateItem, ToolCall
 
@@ -103,6 +103,26 @@ def last_seq_of(session_id: str, text: bytes) -> int:
         return int(text or 0)
     except ValueError as error:
         raise CorruptRecordError(f"the last seq of session {session_id!r} is no number: {text!r}") from error
+
+
+def marks_of(whose: str, text: str | bytes) -> rules.Marks:
+    """The marks of a session or namespace, which `whose` names for the error; none if none are kept.
+
+    Raises:
+        CorruptRecordError: They cannot be read.
+    """
+    try:
+        return rules.marks_from_text(text or None)
+    except CorruptRecordError as error:
+        raise CorruptRecordError(
+            f"{whose}: {error}",
+            hint="Remove the key that holds them; what still waits in a journal may then be stored a second time",
+        ) from error
+
+
+def marks_text(marks: rules.Marks | None) -> str:
+    """The marks that come; empty if none do."""
+    return rules.marks_to_text(marks or {}) or ""
 
 
 def expiry_millis(expires_at: datetime | None) -> str:

@@ -34,11 +34,13 @@ class Version:
         head: What its head begins with; empty: there is none.
         last: The last seq that is kept beside it; only asked for where there is no head.
         session: What was listed.
+        marks: The marks that are kept beside it; only asked for where others come.
     """
 
     head: str | bytes
     last: str | bytes
     session: Session | None
+    marks: str | bytes = ""
 
 
 @dataclass(slots=True)
@@ -53,9 +55,11 @@ class Write:
         wipe: All messages go first.
         cut: The messages from this one on go.
         cut_ids: Their ids.
-        staged: What the names of keys end in that take the log's place; empty if none do.
+        staged: What the names of keys end in that take the log's place, or without `wipe` hold other texts for some of
+            its messages; empty if none do.
         added: Messages to add.
         held: How many messages there must be; None: any number.
+        marks: The marks to keep; None: those that are there.
         planned: The time that was assumed.
         guessed: What is there was assumed too (`recent`).
         delisted: The (listing, member) pairs that are written no more, in addition to those of the former head.
@@ -71,6 +75,7 @@ class Write:
     staged: str = ""
     added: Sequence[Message] = ()
     held: int | None = None
+    marks: rules.Marks | None = None
     planned: datetime | None = None
     guessed: bool = False
     delisted: Sequence[tuple[str, str]] = field(default_factory=list)
@@ -79,20 +84,20 @@ class Write:
 def load_commands(wire: Wire, session_id: str) -> list[Command]:
     """What `loaded` takes the answers of."""
     keys = wire.keys.session(session_id)
-    return [Command(keys.head, ("MGET", keys.head, keys.last))]
+    return [Command(keys.head, ("MGET", keys.head, keys.last, keys.marks))]
 
 
 def loaded(session_id: str, answer: Sequence[bytes | None]) -> tuple[Here, Version]:
-    """What is there, and its version.
+    """What is there, and its version; the marks are in the version alone, unread, since few need them.
 
     Raises:
         CorruptRecordError: It cannot be read.
     """
-    head, last = answer
+    head, last, marks = answer
     kept = last or b""
     session = None if head is None else records.session_of(session_id, head)
     last_seq = max(records.last_seq_of(session_id, kept), session.last_seq if session else 0)
-    return Here(session, last_seq), Version(records.version_of(head) if head else "", kept, session)
+    return Here(session, last_seq), Version(records.version_of(head) if head else "", kept, session, marks or b"")
 
 
 def wreck(answers: Sequence[Any]) -> tuple[Here, Version]:
@@ -101,11 +106,11 @@ def wreck(answers: Sequence[Any]) -> tuple[Here, Version]:
     Args:
         answers: Those to `load_commands`, and the newest record of the log.
     """
-    (head, last), newest = answers
+    (head, last, marks), newest = answers
     texts = [(head or b"").partition(b" ")[0], last or b""]
     texts += [record[:19] for record in newest]
     last_seq = max([0, *(int(text) for text in texts if text.isdigit())])
-    return Here(None, last_seq), Version(head or b"", last or b"", None)
+    return Here(None, last_seq), Version(head or b"", last or b"", None, marks or b"")
 
 
 def write_command(wire: Wire, write: Write, head: str, change: Relisting) -> Command:
@@ -130,6 +135,8 @@ def write_command(wire: Wire, write: Write, head: str, change: Relisting) -> Com
         write.staged,
         *_planned(wire, write),
         "" if write.held is None else write.held,
+        version.marks if write.marks else "",
+        records.marks_text(write.marks),
         len(write.cut_ids),
         len(write.added),
         *write.cut_ids,
@@ -163,7 +170,7 @@ async def commit(wire: Wire, writes: Sequence[Write]) -> list[bool | AgentstoreE
     answers = await wire.run([write_command(wire, *parts) for parts in zip(writes, heads, changes, strict=True)])
     for write, version, head, answer in zip(writes, versions, heads, answers, strict=True):
         if answer == 1 and write.session is not None:
-            wire.recent.put(write.session, version, len(head))
+            wire.recent.put(write.session, version, records.marks_text(write.marks) or write.version.marks, len(head))
         elif answer == 0:
             wire.recent.shared(write.session_id)
     done = [answer if isinstance(answer, AgentstoreError) else answer == 1 for answer in answers]

@@ -37,6 +37,7 @@ class _Namespace:
     Attributes:
         name: Its name.
         floor: Its floor.
+        marks, marked: How far queues have come in it, and the text that says so.
         items: By key, what is there, perhaps without its value.
         versions: By key, what the script will find unless others come first; empty: nothing.
         unreadable: Keys whose value was needed, and cannot be read.
@@ -45,6 +46,8 @@ class _Namespace:
 
     name: str
     floor: int = 0
+    marks: rules.Marks = field(default_factory=dict)
+    marked: bytes | None = None
     items: dict[str, StateItem | None] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, AgentstoreError] = field(default_factory=dict)
@@ -173,6 +176,7 @@ def _plan(loaded: Mapping[str, _Namespace]) -> rules.StatePlan:
     return rules.StatePlan(
         {(name, key): item for name, here in loaded.items() for key, item in here.items.items()},
         {name: here.floor for name, here in loaded.items()},
+        marks={name: here.marks for name, here in loaded.items()},
     )
 
 
@@ -185,7 +189,7 @@ async def _load(wire: Wire, ops: Collection[StateOp]) -> tuple[dict[str, _Namesp
     commands = [Command(wire.keys.namespace(next(iter(ops)).namespace).names, TIME)]
     for namespace, names in named.items():
         keys = wire.keys.namespace(namespace)
-        commands.append(Command(keys.floor, ("GET", keys.floor)))
+        commands.append(Command(keys.floor, ("MGET", keys.floor, keys.marks)))
         commands.append(Command(keys.versions, ("HMGET", keys.versions, *names)))
         for name in names:
             item = keys.item + name
@@ -198,8 +202,9 @@ async def _load(wire: Wire, ops: Collection[StateOp]) -> tuple[dict[str, _Namesp
         here = loaded[namespace] = _Namespace(namespace)
         mine = [next(replies) for _ in range(2 + len(names))]
         try:
-            floor, versions, *texts = [checked(answer) for answer in mine]
+            (floor, here.marked), versions, *texts = [checked(answer) for answer in mine]
             here.floor = records.floor_of(namespace, floor or b"")
+            here.marks = records.marks_of(f"namespace {namespace!r}", here.marked or b"")
         except AgentstoreError as error:
             here.error = error
             continue
@@ -247,13 +252,15 @@ def _command(wire: Wire, plan: rules.StatePlan, names: Sequence[str], here: _Nam
             arguments += (item.version, records.expiry_millis(item.expires_at), records.item_text(item))
     begun = any(not here.versions[name] for name in names)  # their versions were counted from the floor
     items = [keys.item + name for name in names]
-    listings, more = wire.within(change, 4 + len(items))
+    marks = plan.marks[here.name]
+    listings, more = wire.within(change, 5 + len(items))
     call = scripts.call(
         scripts.WRITE_ITEMS,
-        [keys.names, keys.versions, keys.floor, *items, *listings],
+        [keys.names, keys.versions, keys.floor, keys.marks, *items, *listings],
         len(items),
         here.floor if begun else _UNCHECKED,
         plan.floors[here.name] if here.name in plan.raised else "",
+        *((here.marked or b"", records.marks_text(marks)) if marks is not here.marks else ("", "")),
         *arguments,
         *more,
     )
