@@ -25,7 +25,7 @@ def settled(monkeypatch):
         if queue.rejected > before:
             await queue.flush()  # raises
         (found,) = await self._direct._grouping._run.__self__.find(
-            [Find(op.session_id, tuple(m.id for m in op.messages))]
+            [Find(op.session_id, ids=tuple(m.id for m in op.messages))]
         )
         if isinstance(found, AgentstoreError):
             raise found
