@@ -90,7 +90,7 @@ def walk(folder: Path) -> Iterator[Found | Damage]:
     for index, (number, path) in enumerate(segments):
         after = segments[index + 1] if index + 1 < len(segments) else None
         following = header_of(after[1]) if after is not None and after[0] == number + 1 else None
-        end = None if following is None else following.previous_end
+        end = following.previous_end if following is not None and following.journal_id == folder.name else None
         yield from _walk_segment(path, folder.name, end, may_be_torn=after is None)
 
 
