@@ -9,6 +9,7 @@ import textwrap
 import threading
 import traceback
 import warnings
+from pathlib import Path
 
 import pytest
 from journal_kit import ROOM, URL, Told, Toy, folder, replay, segments, until, write
@@ -266,12 +267,18 @@ def test_a_disk_too_full_for_a_new_segment(tmp_path, told, open_journal):
     assert replay(tmp_path) == ({2: b"c"}, [])
 
 
-@pytest.mark.parametrize("cut", [True, False], ids=["cut", "not even cut"])
-def test_a_sync_that_fails_ends_the_segment(tmp_path, told, open_journal, syncs, monkeypatch, cut):
-    journal = open_journal()
-    write(journal, [b"a"])
-    if not cut:
+@pytest.fixture(params=[True, False], ids=["cut", "not even cut"])
+def cut(request, monkeypatch):
+    """Whether a file can be cut after it could not be synced."""
+    if not request.param:
         monkeypatch.setattr(os, "ftruncate", lambda *_: (_ for _ in ()).throw(OSError(5, "no")))
+    return request.param
+
+
+def test_a_sync_that_fails_ends_the_segment(tmp_path, open_journal, syncs, cut):
+    told = Told()
+    journal = open_journal(on_synced=told)
+    write(journal, [b"a"])
     syncs.fail = 1
     write(journal, [b"lost", b"c"], start=2)
     assert (told.synced, told.failed) == ([1, 3], [2])
@@ -485,8 +492,7 @@ def test_a_forked_child_touches_nothing(tmp_path, told, open_journal):
         journal.settle([1])
         assert journal.wait(0)
         assert journal.close() is None
-        numbers = os.listdir("/proc/self/fd")
-        names = [os.readlink(f"/proc/self/fd/{n}") for n in numbers if os.path.exists(f"/proc/self/fd/{n}")]  # noqa: PTH110, PTH115
+        names = [str(number.readlink()) for number in Path("/proc/self/fd").iterdir() if number.exists()]
         return [name for name in names if str(tmp_path) in name]
 
     answer, end = forked(child)

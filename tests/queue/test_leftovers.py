@@ -124,10 +124,19 @@ def test_damage_in_many_segments(tmp_path):
     assert list(found) == [1, 5, 7]
     assert [(item.path, item.start) for item in damage] == [
         (paths[0], ends(first)[1]),
-        (paths[0], len(first) - 10),
         (paths[1], 0),
         (paths[2], ends(third)[1]),
     ]
+
+
+def test_a_segment_whose_end_is_missing(tmp_path):
+    first, second = left(tmp_path, [b"%d" % n * 500 for n in range(1, 5)], max_bytes=8 * 1100)
+    whole = first.read_bytes()
+    first.write_bytes(whole[: ends(whole)[1]])
+    found, [damage] = replay(tmp_path)
+    assert list(found) == [1, 3, 4]
+    assert (damage.path, damage.start, damage.end) == (first, ends(whole)[1], len(whole))
+    assert second.exists()
 
 
 def test_a_segment_of_another_journal(tmp_path):
@@ -280,9 +289,7 @@ KILLED = """
 @pytest.mark.parametrize("moment", range(20))
 def test_what_was_acknowledged_survives_a_kill(tmp_path, moment):
     process = child(KILLED, tmp_path, moment)
-    told = []
-    for _ in range(random.Random(moment).randrange(1, 400)):
-        told.append(int(process.stdout.readline()))
+    told = [int(process.stdout.readline()) for _ in range(random.Random(moment).randrange(1, 400))]
     process.send_signal(signal.SIGKILL)
     told += [int(line) for line in process.communicate(timeout=60)[0].splitlines(keepends=True) if line.endswith("\n")]
     found, damage = replay(tmp_path)
