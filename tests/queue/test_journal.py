@@ -198,6 +198,19 @@ def test_settled_before_it_is_synced(told, open_journal, syncs):
     assert journal.close() is None
 
 
+def test_a_segment_that_is_given_up_just_when_a_group_comes(tmp_path, open_journal, syncs):
+    journal = open_journal(max_bytes=SMALL)
+    syncs.hold.clear()
+    journal.write(b"a" * 2000, 1, 1)
+    assert syncs.waiting.wait(30)
+    journal.write(b"b", 2, 2)
+    journal.settle([1])
+    syncs.hold.set()
+    assert journal.wait(30)
+    assert journal.close() == journal.path
+    assert replay(tmp_path)[0][2] == b"b"
+
+
 def test_the_bound_counts_the_disk_and_what_waits(open_journal, syncs):
     journal = open_journal(max_bytes=SMALL)
     write(journal, [b"x" * 20_000])
