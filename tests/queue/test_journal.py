@@ -41,12 +41,17 @@ def open_journal(tmp_path, told):
 
 @pytest.fixture
 def syncs(monkeypatch):
-    """Counts fdatasync; while `hold` is not set none goes on, and `fail` of them fail."""
+    """Counts fdatasync; after `stop` none goes on until `hold` is set, and `fail` of them fail."""
 
     class Syncs:
         count = fail = 0
         hold = threading.Event()
         waiting = threading.Event()
+
+        @classmethod
+        def stop(cls):
+            cls.waiting.clear()  # making the folder has set it
+            cls.hold.clear()
 
     Syncs.hold.set()
     real = os.fdatasync
@@ -127,8 +132,7 @@ def test_one_sync_serves_all_that_waits(told, open_journal, syncs):
     journal = open_journal()
     write(journal, [b"first"], start=0)
     before = syncs.count
-    syncs.waiting.clear()
-    syncs.hold.clear()
+    syncs.stop()
     journal.write(b"second", 1, 1)
     assert syncs.waiting.wait(30)
     for position in range(2, 1000):
@@ -187,7 +191,7 @@ def test_a_small_current_segment_stays_and_a_large_one_goes(open_journal):
 
 def test_settled_before_it_is_synced(told, open_journal, syncs):
     journal = open_journal()
-    syncs.hold.clear()
+    syncs.stop()
     journal.write(b"a", 1, 1)
     assert syncs.waiting.wait(30)
     journal.write(b"b", 2, 2)
@@ -200,7 +204,7 @@ def test_settled_before_it_is_synced(told, open_journal, syncs):
 
 def test_a_segment_that_is_given_up_just_when_a_group_comes(tmp_path, open_journal, syncs):
     journal = open_journal(max_bytes=SMALL)
-    syncs.hold.clear()
+    syncs.stop()
     journal.write(b"a" * 2000, 1, 1)
     assert syncs.waiting.wait(30)
     journal.write(b"b", 2, 2)
@@ -216,7 +220,7 @@ def test_the_bound_counts_the_disk_and_what_waits(open_journal, syncs):
     write(journal, [b"x" * 20_000])
     assert journal.has_room(40_000)
     assert not journal.has_room(46_000)
-    syncs.hold.clear()
+    syncs.stop()
     journal.write(b"x" * 20_000, 2, 2)
     assert not journal.has_room(30_000)
     journal.write(b"x" * 10_000, 3, 3)
