@@ -15,6 +15,7 @@ from agentstore.errors import AgentstoreError, SessionNotFoundError
 from . import chat as chatting
 from . import demo as demonstration
 from . import doctor as examination
+from . import journal as journals
 from .hints import chosen, program
 from .output import complain, counted, print_json, print_messages, print_sessions, say
 
@@ -41,6 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(journals.app, name="journal")
 
 _Db = Annotated[
     str | None,
