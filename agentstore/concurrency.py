@@ -166,6 +166,10 @@ class DaemonExecutor(Executor):
             self._idle.release()
             return self._work.get()
 
+    def forget(self) -> None:
+        """After a fork: the child has none of the threads, and starts its own."""
+        self.__init__(self._size, self._name)  # type: ignore[misc]
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Finish what was submitted, and end the threads."""
         if cancel_futures:

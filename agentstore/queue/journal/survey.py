@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import filelock
-
 from agentstore import codec
 from agentstore.errors import CorruptRecordError, UnavailableError
 
 from . import rejected
+from .folder import file_lock
 from .format import is_journal_id
 from .leftover import usable
 from .reading import Damage, Found, begun, segments_of, walk
@@ -75,10 +74,10 @@ def survey(base: Path) -> list[Seen]:
 
 def _of_store(folder: Path) -> Iterator[Seen]:
     store = (folder / "store").read_text("utf-8").strip()
-    lock = filelock.FileLock(folder / ".lock", thread_local=False, mode=0o600)
+    lock = file_lock(folder / ".lock")
     try:
         lock.acquire(_PATIENCE)  # who looks for leftovers now must not take our look for a life
-    except filelock.Timeout as error:
+    except TimeoutError as error:
         raise UnavailableError(f"other processes held {lock.lock_file} for {_PATIENCE:g} s") from error
     try:
         for path in folder.iterdir():
@@ -92,10 +91,10 @@ def _of_store(folder: Path) -> Iterator[Seen]:
 
 
 def _is_held(path: Path) -> bool:
-    lock = filelock.FileLock(path, thread_local=False, mode=0o600)
+    lock = file_lock(path)
     try:
         lock.acquire(blocking=False)
-    except filelock.Timeout:
+    except TimeoutError:
         return True
     lock.release()
     return False
