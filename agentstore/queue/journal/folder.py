@@ -188,6 +188,7 @@ class Folder:
         record = Record(position, payload)
         with usable(self.path):
             make_folder(path.parent)
+            self._describe()
             put_file(path, rejected.pack(journal_id, record, reason, codec.to_micros(utcnow()), self._sealer))
         _log.error(
             "%s refused record %d of journal %s (%s); it is kept in %s", self._url, position, journal_id, reason, path
