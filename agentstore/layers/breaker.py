@@ -35,6 +35,7 @@ class Breaker:
     Attributes:
         is_open: The backend could not be reached, and has not answered since.
         since: When it opened, on the clock (`time.monotonic`); None while it is closed.
+        answers: Counts calls that succeeded, roughly: whether any did meanwhile is all that matters.
     """
 
     def __init__(self, name: str, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,6 +45,7 @@ class Breaker:
         self._guard = threading.Lock()  # held for a few instructions only, never across an await
         self.is_open = False
         self.since: float | None = None
+        self.answers = 0
         self._error: UnavailableError | None = None
         self._pause = _FIRST_PAUSE
         self._next = 0.0  # when the next probe may go
@@ -85,6 +87,7 @@ class Breaker:
 
     def answered(self) -> None:
         """The backend is there."""
+        self.answers += 1
         with self._guard:
             if self.since is None:
                 return
