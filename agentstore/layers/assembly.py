@@ -60,17 +60,20 @@ class Side:
 
     def __init__(self, url: StoreURL, settings: Settings, tries: Tries) -> None:
         queue = settings.queue
-        self.below: Backend = Retrying(registry.load(url, settings.pool), settings.retry, str(url), tries)
+        self.deferring = settings.durability != "commit"
+        queued = self.deferring or settings.fallback is not None
+        self.below: Backend = Retrying(
+            registry.load(url, settings.pool), settings.retry, str(url), tries, has_fallback=queued
+        )
         self.store: Backend = self.below
         self.queue: WriteQueue | None = None
         self.bounds = Bounds(queue)
         self.tally = Tally()
-        self.deferring = settings.durability != "commit"
         self._life: Life | None = None
         # A store that ends with the process has nothing that a journal could be replayed to.
         self._folder = None if url.is_ephemeral else Folder(queue.journal_dir, url)
         self.replayed = 0
-        if self.deferring or settings.fallback is not None:
+        if queued:
             journal = _journal(settings) if self._folder is not None else None
             patient = settings.fallback is not None
             self.queue = WriteQueue(
