@@ -18,11 +18,8 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"durability": "journal"}, "durability='journal' is not available yet"),
-        ({"durability": "memory"}, "durability='memory' is not available yet"),
         ({"durability": "eventual"}, "durability is 'eventual'; accepted: 'commit', 'journal', 'memory'"),
         ({"replicas": ["sqlite:///r.db"]}, "replicas is not available yet"),
-        ({"fallback": "memory"}, "fallback='memory' is not available yet"),
         ({"fallback": "disk"}, "fallback is 'disk'; accepted: None, 'memory', 'journal'"),
         ({"encryption_key": "k3y"}, "encryption_key is not available yet"),
         ({"replicas": None}, "replicas must be several URLs, not None"),
@@ -31,7 +28,6 @@ pytestmark = pytest.mark.anyio
         ({"state_url": 5}, "state_url must be a str, not 5"),
         ({"state_url": []}, "state_url must be a str, not a list"),
         ({"durability": 10**5000}, "durability is an int of"),
-        ({"queue": QueueOptions(max_messages=5)}, "queue with other settings than the defaults is not available yet"),
         ({"retry": {"attempts": 2}}, "RetryOptions was expected"),
         ({"session_ttl": 0}, "session_ttl"),
         ({"session_ttl": 10**5000}, "session_ttl"),
