@@ -1,9 +1,9 @@
 import pytest
 
-from agentstore.testing import ProcessContract, StoreContract
+from agentstore.testing import DeferredContract, ProcessContract, StoreContract
 
 
-class TestSQLite(StoreContract, ProcessContract):
+class TestSQLite(StoreContract, DeferredContract, ProcessContract):
     @pytest.fixture
     def database_url(self, tmp_path):
         return f"sqlite:///{tmp_path}/store.db"
