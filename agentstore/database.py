@@ -13,6 +13,7 @@ from .checks import check_ttl
 from .conversations import Conversations
 from .drivers.registry import find
 from .errors import ConfigurationError, InvalidInputError, shown
+from .keyring import Keyring
 from .layers.stack import Stacks, close_at_exit
 from .options import PoolOptions, QueueOptions, RetryOptions
 from .state import BlockingStateScope, StateScope
@@ -82,11 +83,17 @@ class Database(Conversations):
     """
 
     def __init__(
-        self, conversations: StoreURL, state: StoreURL, *, session_ttl: timedelta | None = None, pool: PoolOptions
+        self,
+        conversations: StoreURL,
+        state: StoreURL,
+        *,
+        session_ttl: timedelta | None = None,
+        pool: PoolOptions,
+        keyring: Keyring | None = None,
     ) -> None:
         self._urls = (conversations, state)
         self._session_ttl = session_ttl
-        self._stacks = Stacks(conversations, state, pool)
+        self._stacks = Stacks(conversations, state, pool, keyring)
         self._calls = Calls(self._stacks)
         self.state = StateScope(self._calls)
         self.identity = _identity(conversations)
@@ -210,7 +217,8 @@ def db(
         replicas: Read replicas; not available yet.
         fallback: What takes writes while the backend is down; not available yet.
         session_ttl: Seconds or timedelta after a session's last activity until it expires; None keeps it for ever.
-        encryption_key: Not available yet.
+        encryption_key: Encrypts what messages, titles, metadata and state values say: random text or bytes (``openssl
+            rand -base64 32``), or several of them, of which the first encrypts and all decrypt. See docs/encryption.md.
         pool: Connections; `PoolOptions()` by default. The embedded stores heed ``connect_timeout`` and
             ``statement_timeout``, and JSON files ``size`` (threads that read).
         queue: The write queue, `QueueOptions()`; other settings are not available yet.
@@ -229,7 +237,6 @@ def db(
         f"durability={durability!r}": durability != "commit",
         "replicas": bool(tuple(replicas)),
         f"fallback={fallback!r}": fallback is not None,
-        "encryption_key": encryption_key is not None,
         "queue with other settings than the defaults": queue not in {None, QueueOptions()},
         "retry with other settings than the defaults": retry not in {None, RetryOptions()},
     }
@@ -242,7 +249,13 @@ def db(
         raise ConfigurationError(str(error)) from error
     url = StoreURL.parse(database_url or os.environ.get("AGENTSTORE_DATABASE_URL") or DEFAULT_URL)
     state = state_url or os.environ.get("AGENTSTORE_STATE_URL")
-    return Database(url, StoreURL.parse(state) if state else url, session_ttl=ttl, pool=pool or PoolOptions())
+    return Database(
+        url,
+        StoreURL.parse(state) if state else url,
+        session_ttl=ttl,
+        pool=pool or PoolOptions(),
+        keyring=None if encryption_key is None else Keyring(encryption_key),
+    )
 
 
 def DefaultSessionStore(path: str | os.PathLike[str] | None = None) -> Database:  # noqa: N802  a public name

@@ -15,6 +15,7 @@ from agentstore.errors import AgentstoreError, SessionNotFoundError
 from . import chat as chatting
 from . import demo as demonstration
 from . import doctor as examination
+from . import rekey as rekeying
 from .hints import chosen, program
 from .output import complain, counted, print_json, print_messages, print_sessions, say
 
@@ -122,6 +123,41 @@ def doctor(
     A message and a key are written under names of their own, read, and deleted again.
     """
     examination.run(database_url, as_json=as_json)
+
+
+@app.command()
+def rekey(
+    database_url: Annotated[
+        str | None,
+        typer.Argument(metavar="[URL]", help="[default: $AGENTSTORE_DATABASE_URL, else sqlite:///agentstore.db]"),
+    ] = None,
+    *,
+    old_key_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--old-key-env", metavar="NAME", help="Variable that holds a key in use; none: the store is plain"
+        ),
+    ] = None,
+    old_key_file: Annotated[
+        list[str] | None, typer.Option("--old-key-file", metavar="PATH", help="File that holds a key in use")
+    ] = None,
+    new_key_env: Annotated[
+        str | None, typer.Option("--new-key-env", metavar="NAME", help="Variable that holds the new key")
+    ] = None,
+    new_key_file: Annotated[
+        str | None, typer.Option("--new-key-file", metavar="PATH", help="File that holds the new key")
+    ] = None,
+    decrypt: Annotated[bool, typer.Option("--decrypt", help="Make it plain, in place of a new key")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Encrypt a store with a new key, and verify it; exit code 1 if something is left. Safe to repeat.
+
+    Give the programs that use it the new key first and the old ones behind it, then run this, then drop the old keys.
+    A store for the state alone is one more run.
+    """
+    old = [*(old_key_env or ()), *(f"file:{path}" for path in old_key_file or ())]
+    new = [*([new_key_env] if new_key_env else ()), *([f"file:{new_key_file}"] if new_key_file else ())]
+    rekeying.run(database_url, old, new, decrypt=decrypt, as_json=as_json)
 
 
 @app.command()

@@ -14,9 +14,12 @@ from agentstore.protocol import Append, SetItems, StateOp
 from agentstore.queue.group import Grouping, Tally
 from agentstore.stats import QueueStats
 
+from .encryption import Encrypting
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from agentstore.keyring import Keyring
     from agentstore.options import PoolOptions
     from agentstore.protocol import Backend, ConversationStore, GetItems, Head, Read, StateStore
     from agentstore.records import Message, Session, StateItem
@@ -48,11 +51,18 @@ class Stacks:
         conversations: Where sessions live.
         state: Where the state lives; equal to `conversations`, the two share one backend.
         pool: The settings of their connections.
+        keyring: Encrypts what goes to them; None stores it as it is.
     """
 
-    def __init__(self, conversations: StoreURL, state: StoreURL, pool: PoolOptions) -> None:
-        self._conversations = registry.load(conversations, pool)
-        self._state = self._conversations if state == conversations else registry.load(state, pool)
+    def __init__(
+        self, conversations: StoreURL, state: StoreURL, pool: PoolOptions, keyring: Keyring | None = None
+    ) -> None:
+        def load(url: StoreURL) -> Backend:
+            driver = registry.load(url, pool)
+            return driver if keyring is None else Encrypting(driver, keyring)
+
+        self._conversations = load(conversations)
+        self._state = self._conversations if state == conversations else load(state)
         self._guard = threading.Lock()
         self._stacks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Stack] = weakref.WeakKeyDictionary()
         self._reads, self._writes = Tally(), Tally()
