@@ -21,7 +21,19 @@ try:
 except ImportError as error:
     raise ImportError("agentstore.testing needs pytest and hypothesis: pip install 'agentstore[testing]'") from error
 
-_PARTS = ("appends", "common", "concurrency", "expiry", "ids", "marks", "model", "operations", "ownership", "processes")
+_PARTS = (
+    "appends",
+    "common",
+    "concurrency",
+    "expiry",
+    "ids",
+    "maintenance",
+    "marks",
+    "model",
+    "operations",
+    "ownership",
+    "processes",
+)
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in (*_PARTS, "reads", "scopes", "sessions", "state")))
 
 from .appends import AppendContract  # noqa: E402  after the rewriting of its assertions was asked for
@@ -29,6 +41,7 @@ from .common import GUARANTEES  # noqa: E402
 from .concurrency import CancellationContract, LoopContract  # noqa: E402
 from .expiry import ExpiryContract  # noqa: E402
 from .ids import IdContract, TextContract  # noqa: E402
+from .maintenance import MaintenanceContract  # noqa: E402
 from .marks import FindContract, MarkContract  # noqa: E402
 from .model import ModelContract  # noqa: E402
 from .operations import OperationContract  # noqa: E402
@@ -57,6 +70,7 @@ class StoreContract(
     OperationContract,
     MarkContract,
     FindContract,
+    MaintenanceContract,
     ModelContract,
 ):
     """All that one process can see of a store."""

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
         ({"replicas": ["sqlite:///r.db"]}, "replicas is not available yet"),
         ({"fallback": "memory"}, "fallback='memory' is not available yet"),
         ({"fallback": "disk"}, "fallback is 'disk'; accepted: None, 'memory', 'journal'"),
-        ({"encryption_key": "k3y"}, "encryption_key is not available yet"),
+        ({"encryption_key": "k3y"}, "encryption_key: a key has 3 characters, and at least 16 are needed"),
         ({"replicas": None}, "replicas must be several URLs, not None"),
         ({"replicas": "sqlite:///r.db"}, "replicas must be several URLs, not a str"),
         ({"replicas": 5}, "replicas must be several URLs, not 5"),
