@@ -45,13 +45,17 @@ class Keyring:
         ConfigurationError: There is none, one is no key, or the package cryptography is missing.
     """
 
-    __slots__ = ("_ciphers", "_names", "ids")
+    __slots__ = ("_ciphers", "_mismatch", "_names", "ids")
 
     def __init__(self, keys: Keys) -> None:
         derived = {key_id: (cipher, names) for key_id, cipher, names in map(_derived, _given(keys))}
         self.ids = tuple(derived)
         self._ciphers: dict[bytes, AESGCM] = {key_id: cipher for key_id, (cipher, _) in derived.items()}
         self._names = tuple(names for _, names in derived.values())
+
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415  it is there: a key was made
+
+        self._mismatch = InvalidTag
 
     def __repr__(self) -> str:
         return f"Keyring({', '.join(key_id.hex() for key_id in self.ids)})"
@@ -68,8 +72,6 @@ class Keyring:
         Raises:
             CorruptRecordError: It was sealed with a key that is not here, for another place, or is damaged.
         """
-        from cryptography.exceptions import InvalidTag  # noqa: PLC0415  it is there: a key was made
-
         if len(data) < _HEADER + _NONCE + _TAG or data[0] != VERSION:
             raise CorruptRecordError("what is encrypted is cut short, or of another version of agentstore")
         header, nonce = data[:_HEADER], data[_HEADER : _HEADER + _NONCE]
@@ -81,8 +83,8 @@ class Keyring:
                 hint="Add that key to encryption_key, behind the first",
             )
         try:
-            return cipher.decrypt(nonce, memoryview(data)[_HEADER + _NONCE :], header + aad)
-        except InvalidTag as error:
+            return cipher.decrypt(nonce, data[_HEADER + _NONCE :], header + aad)
+        except self._mismatch as error:
             raise CorruptRecordError("what is encrypted is damaged, or was moved here from another place") from error
 
     def tokens(self, name: bytes) -> tuple[bytes, ...]:

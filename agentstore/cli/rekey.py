@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -29,8 +27,8 @@ if TYPE_CHECKING:
 
 def run(
     database_url: str | None,
-    old: Sequence[str],
-    new: Sequence[str],
+    old_keys: Sequence[str | bytes],
+    new_keys: Sequence[str | bytes],
     *,
     decrypt: bool,
     as_json: bool,
@@ -39,14 +37,13 @@ def run(
 
     Args:
         database_url: Which store.
-        old: Where the old keys are: names of the environment, or ``file:`` and a path.
-        new: Where the one new key is.
+        old_keys: What may be encrypted with.
+        new_keys: The one new key.
         decrypt: There is no new key: all becomes plain.
         as_json: Print the report as JSON.
     """
-    if decrypt == bool(new) or len(new) > 1:
+    if decrypt == bool(new_keys) or len(new_keys) > 1:
         raise ConfigurationError("one new key is needed, or --decrypt in place of it")
-    old_keys, new_keys = [_key(where) for where in old], [_key(where) for where in new]
     url = chosen(database_url)
     backend = registry.load(url, PoolOptions())
     check_there(url)
@@ -64,18 +61,6 @@ def run(
         _tell(report, decrypt=decrypt)
     if report.left:
         raise typer.Exit(1)
-
-
-def _key(where: str) -> str | bytes:
-    if where.startswith("file:"):
-        try:
-            return Path(where.removeprefix("file:")).read_bytes().strip()
-        except OSError as error:
-            raise ConfigurationError(f"a key cannot be read: {error}") from error
-    key = os.environ.get(where)
-    if not key:
-        raise ConfigurationError(f"the environment holds no key under the name {where}", hint=f"Set {where} to it")
-    return key
 
 
 def _rekeyed(backend: Backend, old_keys: Sequence[str | bytes], new_key: str | bytes | None) -> Report:

@@ -335,3 +335,19 @@ def test_a_store_that_is_not_there_is_not_made(url, tmp_path):
     assert result.exit_code == 1
     assert "does not exist yet" in result.stderr
     assert not (tmp_path / "store.db").exists()
+
+
+def test_other_commands_take_a_key(url, monkeypatch):
+    monkeypatch.setenv("AGENTSTORE_MODEL", "offline")
+    runner = CliRunner()
+    chat = ["chat", "--db", url, "--session", "s", "--key-env", "NEW_KEY", "--key-env", "OLD_KEY"]
+    assert runner.invoke(app, chat, input="My name is Alice\n").exit_code == 0
+    assert "Alice" not in content_of(url)
+    shown = runner.invoke(app, ["show", "s", "--db", url, "--key-env", "NEW_KEY"])
+    assert "My name is Alice" in shown.stdout
+    for arguments in (["show", "s"], ["sessions"]):
+        assert runner.invoke(app, [*arguments, "--db", url, "--key-env", "NEW_KEY"]).exit_code == 0
+        assert runner.invoke(app, [*arguments, "--db", url, "--key-env", "NOBODY_S"]).exit_code == 2
+    wrong = runner.invoke(app, ["show", "s", "--db", url, "--key-env", "OLD_KEY"])
+    assert wrong.exit_code == 1
+    assert "was encrypted with another key" in wrong.stderr
