@@ -92,7 +92,7 @@ def _tell(report: Report, *, decrypt: bool) -> None:
     done = "plain" if decrypt else "encrypted with the new key"
     say(f"{report.rewritten:,} records rewritten.")
     if not report.left:
-        say(f"All of {report.sessions:,} sessions and {report.values:,} state values is {done}.")
+        say(f"All is {done} (sessions: {report.sessions:,}, state values: {report.values:,}).")
         return
     for error in report.errors:
         say(f"agentstore: {error}", err=True)

@@ -86,7 +86,7 @@ def test_what_sqlite_says(folder):
     make("sqlite:///x.db")
     findings = found("sqlite:///x.db")
     assert sqlite3.sqlite_version in findings["server"]["value"]
-    assert findings["schema"]["value"] == "version 0001"
+    assert findings["schema"]["value"] == "version 0002"
     assert str(folder / "x.db") in findings["file"]["value"]
     assert findings["journal mode"]["value"] == "wal"
     assert findings["synchronous"]["value"].startswith("FULL")

@@ -292,14 +292,14 @@ def test_the_command(url, tmp_path):
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
         "249 records rewritten.",
-        "All of 5 sessions and 122 state values is encrypted with the new key.",
+        "All is encrypted with the new key (sessions: 5, state values: 122).",
     ]
     result = command(url, "--old-key-env", "OLD_KEY", "--new-key-file", str(tmp_path / "third"), "--json")
     told = json.loads(result.stdout)
     assert (told["rewritten"], told["left"], told["sessions"], told["url"]) == (249, 0, 5, url)
     assert asyncio.run(everything(url, THIRD))
     result = command(url, "--old-key-env", "OLD_KEY", "--old-key-file", str(tmp_path / "third"), "--decrypt")
-    assert result.stdout.splitlines()[-1] == "All of 5 sessions and 122 state values is plain."
+    assert result.stdout.splitlines()[-1] == "All is plain (sessions: 5, state values: 122)."
     assert asyncio.run(everything(url, None))
 
 
