@@ -16,7 +16,10 @@ from agentstore.cli.app import app
 from agentstore.drivers import registry
 from agentstore.drivers.memory import MemoryBackend
 from agentstore.keyring import Keyring
+from agentstore.layers.encryption import Encrypting
+from agentstore.layers.sealing import RecordCipher
 from agentstore.options import PoolOptions
+from agentstore.protocol import Append, Head, Read
 from agentstore.rekeying import rekey, walk
 from agentstore.url import StoreURL
 
@@ -235,6 +238,37 @@ async def test_a_session_that_goes_past_is_met_all_the_same(monkeypatch):
         report = await rekey(backend, new_key=NEW)
     assert (report.rewritten, report.left) == (12, 0)
     assert all(log[0].content.startswith(mark_of(NEW)) for log in backend._logs.values())
+
+
+class Interrupting(MemoryBackend):
+    """The first two times that a session is to be rewritten, somebody appends to it before."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.interrupted = {}
+
+    async def rewrite(self, session, messages):
+        count = self.interrupted[session.id] = self.interrupted.get(session.id, 0) + 1
+        if count <= 2:
+            cipher = RecordCipher(Keyring([NEW, OLD]))
+            message = cipher.message(session.id, Message("user", f"between {count}"))
+            await self.append([Append(session.id, (message,), metadata=cipher.metadata(session.id, {"k": count}))])
+        return await super().rewrite(session, messages)
+
+
+async def test_a_session_that_has_changed_is_rewritten_as_it_is_then(monkeypatch):
+    monkeypatch.setattr(rekeying, "ROUNDS", 1)
+    backend = Interrupting(StoreURL.parse("memory:"), PoolOptions())
+    store = Encrypting(backend, Keyring(OLD))
+    messages = tuple(Message("user", f"{number}") for number in range(40))
+    await store.append([Append(name, messages, metadata={"k": 0, "own": 1}) for name in ("s", "t")])
+    report = await rekey(backend, old_keys=[OLD], new_key=NEW)
+    assert (report.rewritten, report.left) == (2 * 41, 0)
+    new = Encrypting(backend, Keyring(NEW))
+    for name in ("s", "t"):
+        (found,), (head,) = await new.read([Read(name)]), await new.heads([Head(name)])
+        assert [message.content for message in found] == [*map(str, range(40)), "between 1", "between 2"]
+        assert head.metadata == {"k": 2, "own": 1}
 
 
 CHILD = """
