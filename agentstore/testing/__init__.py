@@ -10,8 +10,8 @@ A driver's tests are a class with one fixture::
             return f"mydriver:///{tmp_path}/store"
 
 `StoreContract` is what one process can see; `DeferredContract` and `ProcessContract` are for stores that outlive it:
-what they must bear from the write-behind queue, and from several processes. Needs ``pip install 'agentstore[testing]'``.
-The tests are coroutines, run by the pytest plugin that anyio brings along.
+what they must bear from the write-behind queue, and from several processes. Needs
+``pip install 'agentstore[testing]'``. The tests are coroutines, run by the pytest plugin that anyio brings along.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _PARTS = (
     "deferred",
     "expiry",
     "ids",
+    "maintenance",
     "marks",
     "model",
     "operations",
@@ -43,6 +44,7 @@ from .concurrency import CancellationContract, LoopContract  # noqa: E402
 from .deferred import DeferredContract  # noqa: E402
 from .expiry import ExpiryContract  # noqa: E402
 from .ids import IdContract, TextContract  # noqa: E402
+from .maintenance import MaintenanceContract  # noqa: E402
 from .marks import FindContract, MarkContract  # noqa: E402
 from .model import ModelContract  # noqa: E402
 from .operations import OperationContract  # noqa: E402
@@ -71,6 +73,7 @@ class StoreContract(
     OperationContract,
     MarkContract,
     FindContract,
+    MaintenanceContract,
     ModelContract,
 ):
     """All that one process can see of a store."""

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
         ({"durability": "eventual"}, "durability is 'eventual'; accepted: 'commit', 'journal', 'memory'"),
         ({"replicas": ["sqlite:///r.db"]}, "replicas is not available yet"),
         ({"fallback": "disk"}, "fallback is 'disk'; accepted: None, 'memory', 'journal'"),
-        ({"encryption_key": "k3y"}, "encryption_key is not available yet"),
+        ({"encryption_key": "k3y"}, "encryption_key: a key has 3 characters, and at least 16 are needed"),
         ({"replicas": None}, "replicas must be several URLs, not None"),
         ({"replicas": "sqlite:///r.db"}, "replicas must be several URLs, not a str"),
         ({"replicas": 5}, "replicas must be several URLs, not 5"),
