@@ -92,6 +92,8 @@ class _Changes:
                 return
         if versions := [version for key, version in self.versions.items() if key in self.written]:
             yield sql.unchanged(versions)
+        if merged := [old for key in self.written if (old := self.before[key]) and self._is_merged(key)]:
+            yield sql.texts_unchanged(merged)
         yield from self.created(wire)
         yield from self.rest(wire)
 
@@ -101,6 +103,10 @@ class _Changes:
     def _is_touched(self, key: str) -> bool:
         entry, old = self.written[key], self.before[key]
         return old is not None and not entry.wipe and entry.session.metadata is old.metadata
+
+    def _is_merged(self, key: str) -> bool:
+        """Whether title and metadata are written again, as they were found or made from that."""
+        return not self.written[key].wipe and not self._is_touched(key)
 
 
 async def append_at_once(wire: Wire, batch: Sequence[Append]) -> list[Outcome[list[Message]]] | None:

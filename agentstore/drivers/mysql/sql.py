@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from agentstore import rules
-    from agentstore.records import Message
+    from agentstore.records import Message, Session
 
     from .transaction import Wire
     from .wire import Row
@@ -60,7 +60,7 @@ Version: TypeAlias = tuple[str, int, int]
 """Session id, last seq and `updated_at` of a row: one of them changes with whatever is done to the session."""
 
 _NEVER = -1  # for the updated_at of a tombstone: NULL compares with nothing
-_LAST_SEQ, _UPDATED_AT = SESSION.index("last_seq"), SESSION.index("updated_at")
+_TITLE, _METADATA, _UPDATED_AT, _LAST_SEQ = map(SESSION.index, ("title", "metadata", "updated_at", "last_seq"))
 _PUT_HEADS = f"INSERT INTO agentstore_sessions ({rows.HEAD}) VALUES "
 _REPLACING = instead(SESSION[1:]) + KEEPING_MARKS
 _TOUCH = f"INSERT INTO agentstore_sessions ({', '.join(_CHANGING)}, marks) VALUES "
@@ -92,6 +92,16 @@ def unchanged(versions: Sequence[Version]) -> str:
         "UPDATE agentstore_sessions FORCE INDEX (PRIMARY) SET last_seq ="
         f" IF((session_id, last_seq, COALESCE(updated_at, {_NEVER})) IN ({','.join(map(values, versions))}),"
         f" last_seq, NULL) WHERE session_id IN {values(version[0] for version in versions)}"
+    )
+
+
+def texts_unchanged(sessions: Iterable[Session]) -> str:
+    """`unchanged` for title and metadata, which a rewrite replaces and moves neither seq nor time."""
+    texts = {row[0]: (row[0], row[_TITLE] or "", row[_METADATA] or "") for row in map(rows.session_row, sessions)}
+    return (
+        "UPDATE agentstore_sessions FORCE INDEX (PRIMARY) SET last_seq ="
+        " IF((session_id, COALESCE(title, ''), COALESCE(metadata, ''))"
+        f" IN ({','.join(map(values, texts.values()))}), last_seq, NULL) WHERE session_id IN {values(texts)}"
     )
 
 

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from .statements import LogStatements
 
 Version: TypeAlias = str | None
-"""Last seq and time of a session's row, as the server writes them; None where there is no row."""
+"""Which transaction has written a session's row, as the server tells it; None where there is no row."""
 
 MAX_INT, MIN_INT = 2**63 - 1, -(2**63)
 
 _CHUNK = 64 * 2**20  # characters of messages in one statement; PostgreSQL takes 1 GB
-_HEAD_END = 13  # in a row of `LogStatements.load`: the time, a session, a message
+_VERSION, _HEAD, _HEAD_END = 1, 2, 14  # in a row of `LogStatements.load`: the time, a version, a session, a message
 _TITLE, _METADATA, _UPDATED_AT = 3, 4, 6  # in a row of `rows.SESSION`
 _ID = 2  # in a row of `rows.MESSAGE`
 _NO_SPOTS: list[list[Any]] = [[] for _ in rows.SPOT.split(", ")]
@@ -48,9 +48,9 @@ class Sessions:
         versions: dict[str, Version] = dict.fromkeys(stored)
         named = {(op.session_id, message.id) for op in batch for message in op.messages}
         now, heads, known = await self._snapshot(connection, list(stored), [rows.id_key(*name) for name in named])
-        for head in heads:
+        for version, head in heads:
             stored[head[0]] = rows.stored(head)
-            versions[head[0]] = _version(head)
+            versions[head[0]] = version
         for session_id, message in known:
             if (session_id, message[_ID]) in named and stored[session_id].session:
                 stored[session_id].messages[message[_ID]] = rows.messages([message])[0]
@@ -59,14 +59,17 @@ class Sessions:
     async def load_one(self, connection: asyncpg.Connection, session_id: str) -> tuple[rules.Stored, Version, datetime]:
         """What is there of one session, without messages and marks."""
         now, heads, _ = await self._snapshot(connection, [session_id], [])
-        return (rows.stored(heads[0][:-1]), _version(heads[0]), now) if heads else (rules.Stored(), None, now)
+        if not heads:
+            return rules.Stored(), None, now
+        ((version, head),) = heads
+        return rows.stored(head[:-1]), version, now
 
     async def find(self, connection: asyncpg.Connection, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
         """The named messages of the sessions that are there, from one snapshot."""
         ids = list({op.session_id for op in batch})
         named = {(op.session_id, message_id) for op in batch for message_id in op.ids}
         now, heads, known = await self._snapshot(connection, ids, [rows.id_key(*name) for name in named])
-        by_id = {head[0]: head[:-1] for head in heads}
+        by_id = {head[0]: head[:-1] for _, head in heads}
         found = {(session_id, message[_ID]): message for session_id, message in known}
 
         def answer(op: Find) -> dict[str, Message]:
@@ -80,16 +83,16 @@ class Sessions:
 
     async def _snapshot(
         self, connection: asyncpg.Connection, session_ids: list[str], id_keys: list[int]
-    ) -> tuple[datetime, list[Sequence[Any]], list[tuple[str, Sequence[Any]]]]:
-        heads: list[Sequence[Any]] = []
+    ) -> tuple[datetime, list[tuple[str, Sequence[Any]]], list[tuple[str, Sequence[Any]]]]:
+        heads: list[tuple[str, Sequence[Any]]] = []
         known: list[tuple[str, Sequence[Any]]] = []
         for row in await connection.fetch(self._sql.load, session_ids, id_keys):
             if row[0] is not None:
                 now = row[0]
             elif row[_HEAD_END] is None:
-                heads.append(row[1:_HEAD_END])
+                heads.append((row[_VERSION], row[_HEAD:_HEAD_END]))
             else:
-                known.append((row[1], row[_HEAD_END:]))
+                known.append((row[_HEAD], row[_HEAD_END:]))
         return now, heads, known
 
     async def create(
@@ -168,12 +171,6 @@ def bounded(number: int) -> int:
 def tombstone(session_id: str, last_seq: int, marks: str | None = None) -> tuple[Any, ...]:
     """The row of a session that is gone; without marks, those that are there are kept."""
     return (session_id, *[None] * 7, last_seq, None, None, marks)
-
-
-def _version(head: Sequence[Any]) -> str:
-    """The version of a row of `rows.HEAD`, as the statements write it."""
-    last_seq, updated_at = head[8], head[6]
-    return f"{last_seq}:{'' if updated_at is None else updated_at}"
 
 
 def _columns(found: Sequence[Sequence[Any]]) -> list[list[Any]]:

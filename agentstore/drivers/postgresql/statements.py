@@ -15,8 +15,8 @@ from agentstore.drivers.sql import rows
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _LIVE = f"(expires_at IS NULL OR expires_at > {_NOW})"
-_VERSION = "last_seq || ':' || coalesce(updated_at::text, '')"
-"""What changes whenever a session does."""
+_VERSION = "xmin::text"
+"""What changes whenever a row does: the transaction that wrote it. A rewrite moves neither seq nor time."""
 
 _HEAD_TYPES = (*("text",) * 5, *("bigint",) * 5, "text", "text")
 _MESSAGE_TYPES = ("text", "bigint", "text", "text", "text", "bigint", *("text",) * 5, "bigint")
@@ -38,7 +38,8 @@ class LogStatements:
     """What `conversations.Log` sends.
 
     Attributes:
-        load: ``(session ids, id keys)``: a row with the time, then sessions, then messages; each has columns for all.
+        load: ``(session ids, id keys)``: a row with the time, then sessions with versions, then messages; each row has
+            columns for all.
         newest: Arrays of (place, session id, above, below, limit): (place, owner) with a message, or without if there
             is none; nothing for a session that is not there or has expired. Limits count from the new end.
         oldest: The same from the old end.
@@ -55,10 +56,10 @@ class LogStatements:
         self._sessions, self._messages = f"{schema}.agentstore_sessions", f"{schema}.agentstore_messages"
         sessions, messages = self._sessions, self._messages
         self.load = (
-            f"SELECT clock_timestamp(), {_nulls(_HEAD_TYPES)}, {_nulls(_MESSAGE_TYPES[2:])}"
-            f" UNION ALL SELECT NULL, {rows.HEAD}, {_nulls(_MESSAGE_TYPES[2:])}"
+            f"SELECT clock_timestamp(), NULL, {_nulls(_HEAD_TYPES)}, {_nulls(_MESSAGE_TYPES[2:])}"
+            f" UNION ALL SELECT NULL, {_VERSION}, {rows.HEAD}, {_nulls(_MESSAGE_TYPES[2:])}"
             f" FROM {sessions} WHERE session_id = ANY($1::text[])"
-            f" UNION ALL SELECT NULL, session_id, {_nulls(_HEAD_TYPES[1:])}, {rows.MESSAGE}"
+            f" UNION ALL SELECT NULL, NULL, session_id, {_nulls(_HEAD_TYPES[1:])}, {rows.MESSAGE}"
             f" FROM {messages} WHERE id_key = ANY($2::bigint[])"
         )
         self.newest, self.oldest = self._between("DESC"), self._between("ASC")
@@ -123,14 +124,13 @@ class LogStatements:
     def _write(self, cut: bool, added: bool) -> str:  # noqa: FBT001  as `write`
         expected = len(_HEAD_TYPES) + 1
         changes = ", ".join(f"{name} = excluded.{name}" for name in _SESSION_NAMES[1:])
-        version = "s.last_seq || ':' || coalesce(s.updated_at::text, '')"
         parts = [
             (
                 f"held AS (INSERT INTO {self._sessions} AS s ({rows.HEAD})"
                 f" SELECT * FROM unnest({_arrays(1, _HEAD_TYPES)}) AS h({rows.HEAD})"
                 ' ORDER BY h.session_id COLLATE "C"'
                 f" ON CONFLICT (session_id) DO UPDATE SET {changes}, marks = coalesce(excluded.marks, s.marks)"
-                f" WHERE {version} = ${expected}::jsonb ->> excluded.session_id RETURNING session_id)"
+                f" WHERE s.{_VERSION} = ${expected}::jsonb ->> excluded.session_id RETURNING session_id)"
             )
         ]
         following = expected + 1

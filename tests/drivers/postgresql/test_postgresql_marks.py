@@ -156,6 +156,7 @@ async def test_what_is_rewritten_meanwhile_stays_so(backend, other, monkeypatch)
     await backend.append([Append("s", (Message("user", "two"),), metadata={"b": 1})])
     (head,) = await backend.heads([Head("s")])
     assert (head.title, head.metadata, head.message_count) == ("new", {"a": "new", "b": 1}, 2)
+    assert head.last_seq == 2
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "pgbouncer"])
