@@ -79,7 +79,7 @@ def _write(connection: sqlite3.Connection, batch: Sequence[StateOp]) -> list[Out
     for namespace, floor, marks in fetched(connection, _FLOORS, (codec.dumps(list(plan.floors)),), "namespace"):
         if not isinstance(floor, int):
             raise CorruptRecordError(f"namespace {namespace!r} has {floor!r} where a version should be")
-        plan.floors[namespace], plan.marks[namespace] = floor, rules.marks_from_text(marks)
+        plan.floors[namespace], plan.marks[namespace] = floor, rows.namespace_marks(namespace, marks)
     outcomes = plan.apply(batch, utcnow())
     _keep(connection, plan)
     return outcomes
