@@ -27,16 +27,16 @@ def main() -> int:
     if not chosen:
         print(f"no scenario has all of {arguments.only} in its title", file=sys.stderr)
         return 2
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     run = servers.Run()
     os.environ[servers.RUN] = str(run.root)
     try:
         results = _play(chosen, arguments, console)
     finally:
         run.close()
-    table = Table(*COLUMNS[:1])
-    for name in COLUMNS[1:]:
-        table.add_column(name, justify="right")
+    table = Table()
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name == COLUMNS[0] else "right", no_wrap=True)
     for title, report in results.items():
         table.add_row(*report.row(title), style="red" if report.problems else None)
     console.print(table)
@@ -65,7 +65,7 @@ def _play(chosen: list[Scenario], arguments: argparse.Namespace, console: Consol
         for scenario in chosen:
             given = {name: getattr(arguments, name) for name in ("rounds", "seconds")}
             effort = replace(scenario.long, **{name: value for name, value in given.items() if value is not None})
-            steps = max(effort.rounds, int(effort.seconds))
+            steps = int(effort.seconds) if scenario.long.seconds else effort.rounds
             task = progress.add_task(scenario.title, total=steps)
             found = []
             try:

@@ -14,6 +14,9 @@ from .report import Report
 _ROUNDS_PER_STORE = 10
 """An audit reads all that a store holds: what is behind it grows with the square."""
 
+_RATE = 150.0
+"""Calls a second of a writer, where several share the machine: the next one must get a turn to start."""
+
 _SURE = {"redis": ("--appendfsync", "always")}
 
 
@@ -36,9 +39,12 @@ def writer_killed(kind: str, durability: str, effort: Effort, folder: Path) -> I
         here.mkdir()
         with store(kind, here) as url, Field(url, here, durability=durability, reads=True) as field:
             for _ in range(first, min(first + _ROUNDS_PER_STORE, effort.rounds)):
-                writer = field.start()
-                writer.until_more(field.chance.randrange(1, 60))
-                time.sleep(field.chance.uniform(0.0, 0.02))
+                writer = field.launch()
+                if field.chance.random() < 0.1:
+                    time.sleep(field.chance.uniform(0.1, 1.0))  # while it starts, and opens the store
+                else:
+                    writer.until_more(field.chance.randrange(1, 60))
+                    time.sleep(field.chance.uniform(0.0, 0.02))
                 writer.kill()
                 yield field.audit()
                 yield one_round()
@@ -48,7 +54,7 @@ def server_killed(kind: str, durability: str, effort: Effort, folder: Path) -> I
     """A server dies under load and comes back; its two writers go on through the errors."""
     with servers.private_server(kind, *_SURE.get(kind, ())) as server:
         options = {"connect_timeout": 2.0, "statement_timeout": 5.0}
-        with Field(server.url, folder, durability=durability, pool=options, reads=True) as field:
+        with Field(server.url, folder, durability=durability, pool=options, rate=_RATE, reads=True) as field:
             writers = [field.start(slot) for slot in "ab"]
             for _ in range(effort.rounds):
                 for writer in writers:
@@ -70,15 +76,16 @@ def four_writers(durability: str, effort: Effort, folder: Path) -> Iterator[Repo
     with ExitStack() as stack:
         url = stack.enter_context(servers.fresh("postgresql"))
         shared = [f"s{n}" for n in range(6)]
-        field = stack.enter_context(Field(url, folder, durability=durability, sessions=shared, pops=shared[-1:]))
-        slots = {slot: field.start(slot, keys=[f"key {slot}"]) for slot in "abcd"}
+        job = {"sessions": shared, "pops": shared[-1:], "rate": _RATE}
+        field = stack.enter_context(Field(url, folder, durability=durability, **job))
+        slots = {slot: field.launch(slot, keys=[f"key {slot}"]) for slot in "abcd"}
         end = time.monotonic() + effort.seconds
         while time.monotonic() < end:
             due = time.monotonic() + 1.0
             slot = field.chance.choice("abcd")
             slots[slot].until_more(1)
             slots[slot].kill()
-            slots[slot] = field.start(slot, keys=[f"key {slot}"])
+            slots[slot] = field.launch(slot, keys=[f"key {slot}"])
             time.sleep(max(0.0, due - time.monotonic()))
             yield one_round()
         field.stop()

@@ -44,6 +44,7 @@ class Writer:
         self.memory = [0]  # bytes, each quarter of a second
         self._places: dict[int, str] = {}
         self._offset = 0
+        self.path.touch()
         self._errors = self.path.with_suffix(".stderr")
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
@@ -60,8 +61,6 @@ class Writer:
 
     def look(self) -> None:
         """Read what is new in the log."""
-        if not self.path.exists():
-            return
         with self.path.open("rb") as file:
             file.seek(self._offset)
             text = file.read()
@@ -124,7 +123,7 @@ class Writer:
         self._process.stdin.close()
 
     def _state(self) -> str:
-        tail = self.path.read_text().splitlines()[-8:] if self.path.exists() else []
+        tail = self.path.read_text().splitlines()[-8:]
         return "\n".join(["its log ends with", *tail, "its stderr", self._errors.read_text()[-4000:]])
 
     @property
@@ -157,7 +156,13 @@ class Field:
                     stack.callback(writer.kill)
 
     def start(self, slot: str = "a", *, environment: dict[str, str] | None = None, **job: Any) -> Writer:
-        """Start a writer, and wait until it has opened the store.
+        """Start a writer, and wait until it has opened the store."""
+        writer = self.launch(slot, environment=environment, **job)
+        writer.until(lambda: writer.opened, "opening the store")
+        return writer
+
+    def launch(self, slot: str = "a", *, environment: dict[str, str] | None = None, **job: Any) -> Writer:
+        """Start a writer.
 
         The writers of one `slot` follow one another: on the same sessions and keys, by default four of their own.
         """
@@ -178,7 +183,6 @@ class Field:
         }
         writer = Writer(Job(**fields), environment or {})
         self.writers.append(writer)
-        writer.until(lambda: writer.opened, "opening the store")
         return writer
 
     def stop(self) -> None:

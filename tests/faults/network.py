@@ -1,7 +1,7 @@
 """The network between the writers and a server: cut, silent, slow."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 
 import servers
@@ -16,29 +16,28 @@ BOUND = 10.0
 """Seconds within which a call must end whose parts may take 1 s each: opening, asking, waiting for a connection."""
 
 
-class Wire:
-    """A fresh store behind a proxy, and a field whose writers reach it so."""
+@contextmanager
+def wire(kind: str) -> Iterator[tuple[str, Proxy]]:
+    """The URL of a fresh store, and a proxy before its server."""
+    with servers.fresh(kind) as direct:
+        port = int(direct.partition(f"@{HOST}:")[2].partition("/")[0])
+        with Proxy(port) as proxy:
+            yield direct, proxy
 
-    def __init__(self, kind: str, durability: str, folder: Path, **job: object) -> None:
-        self._kind, self._folder, self._job = kind, folder, {"durability": durability, **job}
-        self._stack = ExitStack()
 
-    def __enter__(self) -> tuple[Proxy, Field]:
-        with self._stack as stack:
-            direct = stack.enter_context(servers.fresh(self._kind))
-            port = int(direct.partition(f"@{HOST}:")[2].partition("/")[0])
-            proxy = stack.enter_context(Proxy(port))
-            field = stack.enter_context(Field(direct, self._folder, **{**self._job, "url": proxy.through(direct)}))
-            self._stack = stack.pop_all()
-        return proxy, field
-
-    def __exit__(self, *exc: object) -> None:
-        self._stack.close()
+@contextmanager
+def wired(kind: str, durability: str, folder: Path, **job: object) -> Iterator[tuple[Proxy, Field]]:
+    """The proxy, and a field whose writers reach a fresh store by it."""
+    with (
+        wire(kind) as (direct, proxy),
+        Field(direct, folder, durability=durability, url=proxy.through(direct), **job) as field,
+    ):
+        yield proxy, field
 
 
 def cut(kind: str, durability: str, effort: Effort, folder: Path) -> Iterator[Report]:
     """All connections end after a number of bytes, amid statements or amid their answers."""
-    with Wire(kind, durability, folder, pool=BRIEF, reads=True) as (proxy, field):
+    with wired(kind, durability, folder, pool=BRIEF, reads=True) as (proxy, field):
         writer = field.start()
         for _ in range(effort.rounds):
             writer.until_more(field.chance.randrange(1, 20))
@@ -52,8 +51,8 @@ def cut(kind: str, durability: str, effort: Effort, folder: Path) -> Iterator[Re
 
 
 def silent(kind: str, durability: str, effort: Effort, folder: Path, *, late: bool) -> Iterator[Report]:
-    """Nothing is answered, on open connections or new ones: callers are told in time. What was sent is lost, or late."""
-    with Wire(kind, durability, folder, pool=BRIEF, reads=True) as (proxy, field):
+    """Nothing is answered, on open connections or new ones: callers are told in time. What was sent is lost or late."""
+    with wired(kind, durability, folder, pool=BRIEF, reads=True) as (proxy, field):
         writer = field.start()
         for _ in range(effort.rounds):
             writer.until_each()
@@ -71,7 +70,7 @@ def silent(kind: str, durability: str, effort: Effort, folder: Path, *, late: bo
 
 def slow(kind: str, durability: str, effort: Effort, folder: Path) -> Iterator[Report]:
     """Each byte takes 100 ms each way."""
-    with Wire(kind, durability, folder, reads=True) as (proxy, field):
+    with wired(kind, durability, folder, reads=True) as (proxy, field):
         writer = field.start()
         proxy.delay(0.1)
         for _ in range(effort.rounds):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .effort import Effort
 from .kit import Field, StuckError, one_round
-from .network import BOUND, BRIEF, Wire
+from .network import BOUND, BRIEF, wired
 from .report import Report
 
 _RATE = 50.0
@@ -24,7 +24,7 @@ def down(kind: str, durability: str, fallback: str | None, effort: Effort, folde
     """
     sessions = [f"s{n}" for n in range(10)]
     job = {"sessions": sessions, "pops": [], "keys": [], "rate": _RATE, "reads": True, "fallback": fallback}
-    with Wire(kind, durability, folder, pool=BRIEF, **job) as (proxy, field):
+    with wired(kind, durability, folder, pool=BRIEF, **job) as (proxy, field):
         writer = field.start()
         for _ in range(effort.rounds):
             writer.until_each(count=2)

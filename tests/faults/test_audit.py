@@ -5,6 +5,7 @@ Each is one that a writer really wrote, changed behind its back through the publ
 
 import asyncio
 import shutil
+
 import pytest
 
 from agentstore import Message, db

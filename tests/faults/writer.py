@@ -72,8 +72,8 @@ def database_of(job: Job) -> Database:
 class Writer:
     """All that the tasks of one job share."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.log = job, Logbook(job.log)
+    def __init__(self, job: Job, log: Logbook) -> None:
+        self.job, self.log = job, log
         self.database = database_of(job)
         self.stopping = asyncio.Event()
 
@@ -220,6 +220,25 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+class _Notes(logging.Handler):
+    """Takes what agentstore tells the operator into the log: stderr is for what nobody expects."""
+
+    def __init__(self, log: Logbook) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.note("told", text=record.getMessage())
+
+
+def main() -> None:
+    job = Job(**json.loads(sys.argv[1]))
+    log = Logbook(job.log)
+    logging.getLogger("agentstore").addHandler(_Notes(log))
+    logging.getLogger("agentstore").propagate = False
+    logging.getLogger("asynch").setLevel(logging.CRITICAL)  # it logs all that it raises
+    asyncio.run(Writer(job, log).run())
+
+
 if __name__ == "__main__":
-    logging.getLogger("asynch").setLevel(logging.CRITICAL)  # it logs what it raises; stderr is for what nobody expects
-    asyncio.run(Writer(Job(**json.loads(sys.argv[1]))).run())
+    main()
