@@ -62,7 +62,7 @@ def server_killed(kind: str, durability: str, effort: Effort, folder: Path) -> I
                 time.sleep(field.chance.uniform(0.0, 0.02))
                 server.kill()
                 for writer in writers:
-                    writer.until_each("refused")
+                    writer.until_felt()
                 server.start()
                 for writer in writers:
                     writer.until_each()

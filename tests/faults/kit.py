@@ -101,6 +101,10 @@ class Writer:
         before = dict(counts)
         self.until(lambda: all(counts[s] >= before[s] + count for s in self.job.sessions), f"each session {kind}")
 
+    def until_felt(self, count: int = 1) -> None:
+        """Wait until a fault has met each session: calls were refused, or went on without the backend if they may."""
+        self.until_each("acknowledged" if self.job.deferred else "refused", count)
+
     def kill(self) -> None:
         """``kill -9``."""
         self._process.kill()

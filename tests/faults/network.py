@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import servers
+from agentstore import RetryOptions
 
 from .effort import Effort
 from .kit import Field, one_round
@@ -12,8 +13,8 @@ from .proxy import HOST, Proxy
 from .report import Report
 
 BRIEF = {"connect_timeout": 1.0, "statement_timeout": 1.0, "timeout": 1.0}
-BOUND = 10.0
-"""Seconds within which a call must end whose parts may take 1 s each: opening, asking, waiting for a connection."""
+BOUND = RetryOptions().deadline + 10.0
+"""Seconds within which a call must end: no try begins after the deadline, and the parts of one take 1 s each."""
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def silent(kind: str, durability: str, effort: Effort, folder: Path, *, late: bo
         for _ in range(effort.rounds):
             writer.until_each()
             (proxy.stall if late else proxy.blackhole)()
-            writer.until_each("refused", 2)
+            writer.until_felt(2)
             proxy.heal()
             writer.until_each(count=3)
             yield one_round()

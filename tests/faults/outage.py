@@ -32,10 +32,7 @@ def down(kind: str, durability: str, fallback: str | None, effort: Effort, folde
             proxy.refuse()
             proxy.cut()
             time.sleep(effort.seconds)
-            if fallback is None:
-                writer.until_each("refused")
-            else:
-                writer.until_each()
+            writer.until_felt()
             proxy.heal()
             _stored(field)
             writer.until_each()

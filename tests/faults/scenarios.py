@@ -13,7 +13,6 @@ from .kit import DURABILITIES, FALLBACKS
 from .report import Report
 
 Play = Callable[[Effort, Path], Iterator[Report]]
-WRITER_KILLED = "a writer killed (kill -9)"
 _SERVERS = ("postgresql", "mysql", "redis", "clickhouse")
 _FILES = ("sqlite", "json")
 
@@ -51,11 +50,19 @@ class Scenario:
                 start = time.monotonic()
 
 
+def _writers_killed(durability: str) -> Iterator[Scenario]:
+    for kind in (*_FILES, "postgresql"):
+        play = partial(deaths.writer_killed, kind, durability)
+        yield Scenario("a writer killed (kill -9)", f"{kind}, {durability}", play, Effort(3), Effort(200))
+    play = partial(deaths.four_writers, durability)
+    case = f"postgresql, {durability}"
+    yield Scenario("four writers, one killed each second", case, play, Effort(seconds=8), Effort(seconds=60))
+
+
 def _scenarios() -> Iterator[Scenario]:
     for durability in DURABILITIES:
-        for kind in (*_FILES, "postgresql"):
-            play = partial(deaths.writer_killed, kind, durability)
-            yield Scenario(WRITER_KILLED, f"{kind}, {durability}", play, Effort(3), Effort(200))
+        if durability != "memory":  # which does not outlive its process
+            yield from _writers_killed(durability)
         for kind in _SERVERS:
             case = f"{kind}, {durability}"
             play = partial(deaths.server_killed, kind, durability)
@@ -74,9 +81,6 @@ def _scenarios() -> Iterator[Scenario]:
         for kind in (*_FILES, "postgresql"):
             play = partial(machine.clock_set_back, kind, durability)
             yield Scenario("a clock set back", f"{kind}, {durability}", play, Effort(3), Effort(50))
-        play = partial(deaths.four_writers, durability)
-        case = f"postgresql, {durability}"
-        yield Scenario("four writers, one killed each second", case, play, Effort(seconds=8), Effort(seconds=60))
     for fallback in FALLBACKS:
         play = partial(outage.down, "postgresql", "commit", fallback)
         case = f"postgresql, {f'fallback {fallback}' if fallback else 'no fallback'}"

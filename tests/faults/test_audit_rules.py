@@ -197,7 +197,7 @@ def test_versions_that_come_again(tale):
 
 
 def test_a_read_that_lacks_something(tale):
-    tale.book.note("misread", place="s", text="the newest 10 lack what was acknowledged")
+    tale.book.note("misread", place="s", text="of the newest 10 messages, that at 3 of 7 is b, not a")
     assert faults(tale.audit()) == {"other"}
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,15 @@ class Job:
     reads: bool = False
     seed: int = 0
 
+    @property
+    def deferred(self) -> bool:
+        """Whether writes may be acknowledged before the backend has them."""
+        return self.durability != "commit" or self.fallback is not None
+
 
 def database_of(job: Job) -> Database:
     """The Database of a job."""
-    deferred = job.durability != "commit" or job.fallback is not None
-    queue = QueueOptions(journal_dir=job.journal_dir) if deferred else None
+    queue = QueueOptions(journal_dir=job.journal_dir) if job.deferred else None
     return db(job.url, durability=job.durability, fallback=job.fallback, pool=PoolOptions(**job.pool), queue=queue)
 
 
@@ -211,7 +216,9 @@ class Talk:
         ours = [m.id for m in found if str(m.content).startswith(f"{self._job.name}:") and m.id not in self._doubtful]
         expected = self._held if len(found) < limit else self._held[len(self._held) - len(ours) :]
         if ours != expected:
-            text = f"the newest {limit} lack what was acknowledged, or are in another order: {ours}, not {expected}"
+            pairs = zip_longest(ours, expected)
+            at, pair = next((at, pair) for at, pair in enumerate(pairs) if pair[0] != pair[1])
+            text = f"of the newest {limit} messages, that at {at} of {len(expected)} is {pair[0]}, not {pair[1]}"
             self._writer.log.note("misread", place=self._session, text=text)
 
 
