@@ -8,7 +8,7 @@ from pathlib import Path
 import servers
 
 from .effort import Effort
-from .kit import Field, one_round
+from .kit import Field, Writer, one_round
 from .report import Report
 
 _ROUNDS_PER_STORE = 10
@@ -71,6 +71,11 @@ def server_killed(kind: str, durability: str, effort: Effort, folder: Path) -> I
             yield field.audit()
 
 
+def _at_work(writer: Writer) -> bool:
+    writer.look()
+    return any(writer.acknowledged.values())
+
+
 def four_writers(durability: str, effort: Effort, folder: Path) -> Iterator[Report]:
     """Four processes on the same sessions of one PostgreSQL; each second one is killed, and another takes its place."""
     with ExitStack() as stack:
@@ -82,8 +87,8 @@ def four_writers(durability: str, effort: Effort, folder: Path) -> Iterator[Repo
         end = time.monotonic() + effort.seconds
         while time.monotonic() < end:
             due = time.monotonic() + 1.0
-            slot = field.chance.choice("abcd")
-            slots[slot].until_more(1)
+            slots["a"].until(lambda: any(map(_at_work, slots.values())), "any writer at work")
+            slot = field.chance.choice([slot for slot, writer in slots.items() if _at_work(writer)])
             slots[slot].kill()
             slots[slot] = field.launch(slot, keys=[f"key {slot}"])
             time.sleep(max(0.0, due - time.monotonic()))

@@ -75,7 +75,7 @@ def _scenarios() -> Iterator[Scenario]:
             yield Scenario("a network that delivers too late", case, play, Effort(1), Effort(10))
             play = partial(network.slow, kind, durability)
             yield Scenario("a network of 200 ms", case, play, Effort(4), Effort(100))
-        for kind in _FILES:
+        for kind in _FILES if durability != "memory" else ():  # where no caller is told before the queue is full
             play = partial(machine.disk_full, kind, durability)
             yield Scenario("a full disk", f"{kind}, {durability}", play, Effort(1), Effort(10))
         for kind in (*_FILES, "postgresql"):
