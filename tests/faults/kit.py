@@ -19,10 +19,10 @@ from .audit import Store, compare, look
 from .report import Report
 from .writer import SCOPE, Job, database_of
 
-DURABILITIES = ("commit",)
+DURABILITIES = ("commit", "journal")
 """What there is of "commit", "journal", "memory": each scenario is played with each."""
 
-FALLBACKS: tuple[str | None, ...] = (None,)
+FALLBACKS: tuple[str | None, ...] = (None, "journal", "memory")
 """What there is of None, "journal", "memory"."""
 
 PATIENCE = 60.0
