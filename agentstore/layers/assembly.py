@@ -11,7 +11,7 @@ from agentstore.queue.bounds import Bounds
 from agentstore.queue.group import Tally
 from agentstore.queue.journal import Folder
 from agentstore.queue.life import Life
-from agentstore.queue.recovery import replay
+from agentstore.queue.recovery import replay, retry_refused
 from agentstore.queue.write_queue import WriteQueue
 
 from .encryption import Encrypting
@@ -19,6 +19,7 @@ from .overlay import Overlay
 from .retry import Retrying
 
 if TYPE_CHECKING:
+    from agentstore.errors import AgentstoreError
     from agentstore.keyring import Keyring
     from agentstore.protocol import Backend
     from agentstore.stats import Tries
@@ -53,7 +54,6 @@ class Side:
         queue: The write-behind queue; None where every write is committed before it returns.
         bounds: How much may be under way.
         tally: Counts what was written.
-        replayed: Writes stored from journals of processes that died.
         deferring: Every write that can be deferred is; else only while the backend is down.
 
     Args:
@@ -77,7 +77,7 @@ class Side:
         self._life: Life | None = None
         # A store that ends with the process has nothing that a journal could be replayed to.
         self._folder = None if url.is_ephemeral else Folder(queue.journal_dir, url, settings.keyring)
-        self.replayed = 0
+        self._replayed = 0
         if queued:
             journal = _journal(settings) if self._folder is not None else None
             patient = settings.fallback is not None
@@ -102,7 +102,16 @@ class Side:
             return
         await self.below.aopen()
         if self._folder is not None:
-            self.replayed += await replay(self.below, self._folder)
+            self._replayed += await replay(self.below, self._folder)
+
+    @property
+    def replayed(self) -> int:
+        """Writes stored from journals of processes that died."""
+        return self._replayed if self._life is None else self._life.replayed
+
+    async def retry_refused(self) -> tuple[int, list[AgentstoreError]]:
+        """See `recovery.retry_refused`."""
+        return (0, []) if self._folder is None else await retry_refused(self.below, self._folder)
 
     async def aclose(self) -> None:
         """Store or journal what is pending, then let go of the backend."""
