@@ -146,7 +146,7 @@ class Side:
         finally:
             await self.below.aclose()
             if self.watch is not None:
-                self.watch.close()
+                self.watch.close(self)
 
     def abandon(self) -> None:
         """The same for those who cannot await: the Database was dropped, or the interpreter is ending."""

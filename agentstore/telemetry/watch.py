@@ -47,12 +47,11 @@ class Watch:
         self._kind = SpanKind.INTERNAL if self._fixed["db.system.name"] in _EMBEDDED else SpanKind.CLIENT
         self._tracer = tracers.get_tracer("agentstore")
         self._instruments = instruments(meters)
-        self._observed = observed
         self._instruments.observe(observed, self._fixed)
 
-    def close(self) -> None:
-        """Ask it for no further figures."""
-        self._instruments.forget(self._observed)
+    def close(self, observed: Observed) -> None:
+        """Ask for no further figures. (It is not held here: what nobody else holds, nobody asks.)"""
+        self._instruments.forget(observed)
 
     def count(self, event: str, times: int) -> None:
         """One of `agentstore.stats.Events` has come about."""
