@@ -68,16 +68,19 @@ class Side:
         self.url = url
         self.events = Events()
         self.watch: Watch | None = None
-        self.below: Backend = Retrying(registry.load(url, settings.pool), settings.retry, str(url), self.events)
+        self.deferring = settings.durability != "commit"
+        queued = self.deferring or settings.fallback is not None
+        self.below: Backend = Retrying(
+            registry.load(url, settings.pool), settings.retry, str(url), self.events, has_fallback=queued
+        )
         self.store: Backend = self.below
         self.queue: WriteQueue | None = None
         self.bounds = Bounds(queue)
         self.tally = Tally()
-        self.deferring = settings.durability != "commit"
         self._life: Life | None = None
         # A store that ends with the process has nothing that a journal could be replayed to.
         self._folder = None if url.is_ephemeral else Folder(queue.journal_dir, url)
-        if self.deferring or settings.fallback is not None:
+        if queued:
             journal = _journal(settings) if self._folder is not None else None
             patient = settings.fallback is not None
             self.queue = WriteQueue(

@@ -31,19 +31,30 @@ class Breaker:
         name: The backend, for messages; without password.
         patience: Seconds after which a probe is given up whose end nobody told: its loop may rest for ever.
         clock: Seconds that never step back.
+        has_fallback: Writes go on elsewhere while it is open.
 
     Attributes:
         is_open: The backend could not be reached, and has not answered since.
         since: When it opened, on the clock (`time.monotonic`); None while it is closed.
+        answers: Counts calls that succeeded, roughly: whether any did meanwhile is all that matters.
     """
 
-    def __init__(self, name: str, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        patience: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        has_fallback: bool = False,
+    ) -> None:
         self._name = name
+        self._has_fallback = has_fallback
         self._patience = patience
         self._clock = clock
         self._guard = threading.Lock()  # held for a few instructions only, never across an await
         self.is_open = False
         self.since: float | None = None
+        self.answers = 0
         self._error: UnavailableError | None = None
         self._pause = _FIRST_PAUSE
         self._next = 0.0  # when the next probe may go
@@ -81,10 +92,12 @@ class Breaker:
             self._error, self._probe = error, None
             self._next = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311  to draw processes apart
         if opens:
-            _log.warning("%s is unreachable: until it answers, calls fail at once (%s)", self._name, error)
+            level = logging.INFO if self._has_fallback else logging.WARNING  # what takes the writes says so itself
+            _log.log(level, "%s is unreachable: until it answers, calls fail at once (%s)", self._name, error)
 
     def answered(self) -> None:
         """The backend is there."""
+        self.answers += 1
         with self._guard:
             if self.since is None:
                 return

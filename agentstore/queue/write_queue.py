@@ -47,7 +47,8 @@ class WriteQueue:
         log, state: The lanes of sessions and of namespaces.
         known: The sessions that were written.
         down: The backend could not be reached at the last try.
-        watch: Tells OpenTelemetry of the writes; None unless the program records.
+        events: Counts what befell the writes.
+        watch: Tells OpenTelemetry of them; None unless the program records.
 
     Args:
         folder: Where its journal is, and what was refused; None for a store that ends with this process.
@@ -83,7 +84,7 @@ class WriteQueue:
         self.hands: list[Hand] = []
         self.watch: Watch | None = None
         self.journal: Journal[_Turn | Entry] | None = None
-        self._events = events
+        self.events = events
         self._folder = folder
         self._options = options
         self._name = name
@@ -120,7 +121,7 @@ class WriteQueue:
             raise ClosedError
         _call(wake)
         if self.down:
-            self._events.count("fallbacks")
+            self.events.count("fallbacks")
 
     async def _accept_in_journal(self, lanes: Lanes, key: str, op: Deferrable, caller: Caller) -> None:
         try:
@@ -183,7 +184,7 @@ class WriteQueue:
         for wake in wakes:
             _call(wake)
         if self.down:
-            self._events.count("fallbacks", len(wakes))
+            self.events.count("fallbacks", len(wakes))
         where = self.journal.path if self.journal else ""
         by_loop: dict[asyncio.AbstractEventLoop, list[_Turn]] = {}
         for turn in mine:
@@ -279,7 +280,7 @@ class WriteQueue:
             self._refusals.append(error)
             if isinstance(entry.op, Append):
                 self.known.forget(entry.op.session_id)
-        self._events.count("rejected")
+        self.events.count("rejected")
         return True
 
     def settled(self, lanes: Lanes, lane: Lane, done: set[Entry], *, stored: bool) -> None:

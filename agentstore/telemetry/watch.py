@@ -50,7 +50,7 @@ class Watch:
         self._instruments.observe(observed, self._fixed)
 
     def close(self, observed: Observed) -> None:
-        """Ask for no further figures. (It is not held here: what nobody else holds, nobody asks.)"""
+        """Ask for no further figures; it is not held here, for what nobody else holds is to be let go."""
         self._instruments.forget(observed)
 
     def count(self, event: str, times: int) -> None:

@@ -274,7 +274,8 @@ async def test_a_fast_failure_and_fallbacks(recorded, tmp_path):
     assert any(span.attributes.get("error.type") for span in recorded.spans("agentstore commit"))
 
 
-async def test_what_is_replayed(recorded, tmp_path):
+@pytest.mark.parametrize("durability", ["commit", "journal"])
+async def test_what_is_replayed(recorded, tmp_path, durability):
     options = QueueOptions(journal_dir=tmp_path, close_timeout=0.01)
     database = db(URL, durability="journal", queue=options, retry=RetryOptions(attempts=1))
     await database.aopen()
@@ -283,7 +284,7 @@ async def test_what_is_replayed(recorded, tmp_path):
     assert recorded.value("agentstore.journal.bytes") == database.stats().queue.journal_bytes > 0
     await database.aclose()
     Puppet.down = False
-    async with db(URL, durability="journal", queue=options) as database:
+    async with db(URL, durability=durability, queue=options) as database:
         assert recorded.value("agentstore.replayed") == database.stats().queue.replayed == 1
 
 

@@ -190,8 +190,9 @@ class Folder:
             make_folder(path.parent)
             self._describe()
             put_file(path, rejected.pack(journal_id, record, reason, codec.to_micros(utcnow()), self._sealer))
+        why = reason.encode("utf-8", "backslashreplace").decode()  # it may quote any text, and a log takes clean text
         _log.error(
-            "%s refused record %d of journal %s (%s); it is kept in %s", self._url, position, journal_id, reason, path
+            "%s refused record %d of journal %s (%s): it is kept in %s", self._url, position, journal_id, why, path
         )
         return path
 
