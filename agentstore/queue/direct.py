@@ -41,15 +41,16 @@ class Direct(Generic[Op, Out]):
         deadline: float,
         watch: Watch | None = None,
     ) -> None:
-        self._grouping: Grouping[Any, Out]
+        grouping: Grouping[Any, Out]
         self._submit: Callable[[Op], Awaitable[Out]]
         if watch is None:
-            self._grouping = Grouping(run, tally, deadline, weigh=_size)
-            self._submit = self._grouping.submit
+            grouping = Grouping(run, tally, deadline, weigh=_size)
+            self._submit = grouping.submit
         else:
             watched = _Watched(run, watch)
-            self._grouping = Grouping(watched.run, tally, deadline, weigh=watched.size)
-            self._submit = lambda op: self._grouping.submit((op, watch.caller()))
+            grouping = Grouping(watched.run, tally, deadline, weigh=watched.size)
+            self._submit = lambda op: grouping.submit((op, watch.caller()))
+        self._grouping = grouping
         self._bounds = bounds
 
     async def submit(self, op: Op) -> Out:
