@@ -108,6 +108,16 @@ def outcome_despite(cancellation: asyncio.CancelledError) -> asyncio.Future[Any]
     return getattr(cancellation, "done_despite", None)
 
 
+def answer_despite(cancellation: asyncio.CancelledError, answer: Callable[[Any], Any]) -> None:
+    """Let what `outcome_despite` finds be what `answer` makes of it: for a layer that translates a driver's answers."""
+    done = outcome_despite(cancellation)
+    if done is None or done.cancelled() or done.exception() is not None:
+        return
+    answered = done.get_loop().create_future()
+    answered.set_result(answer(done.result()))
+    cancellation.done_despite = answered  # type: ignore[attr-defined]
+
+
 class DaemonExecutor(Executor):
     """Runs functions on up to `size` daemon threads, started as they are needed.
 

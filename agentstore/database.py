@@ -13,6 +13,7 @@ from .conversations import Conversations
 from .drivers.registry import find
 from .errors import ConfigurationError, InvalidInputError, shown
 from .home import home
+from .keyring import Keyring
 from .layers.assembly import Settings
 from .layers.stack import Stacks
 from .options import PoolOptions, QueueOptions, RetryOptions
@@ -183,7 +184,8 @@ def db(
         fallback: What takes writes while the backend is down: ``"journal"`` or ``"memory"``, as durable as that is;
             they are stored in order when it is back. None: callers get `UnavailableError`.
         session_ttl: Seconds or timedelta after a session's last activity until it expires; None keeps it for ever.
-        encryption_key: Not available yet.
+        encryption_key: Encrypts what messages, titles, metadata and state values say: random text or bytes (``openssl
+            rand -base64 32``), or several of them, of which the first encrypts and all decrypt. See docs/encryption.md.
         pool: Connections; `PoolOptions()` by default. The embedded stores heed ``connect_timeout`` and
             ``statement_timeout``, and JSON files ``size`` (threads that read).
         queue: The bounds of what is under way, and where journals live: `QueueOptions()` by default.
@@ -201,7 +203,6 @@ def db(
             raise ConfigurationError(f"{kind.__name__} was expected, not {type(options).__name__}")
     later = {
         "replicas": bool(tuple(replicas)),
-        "encryption_key": encryption_key is not None,
     }
     for argument, wanted in later.items():
         if wanted:
@@ -212,7 +213,10 @@ def db(
         raise ConfigurationError(str(error)) from error
     url = StoreURL.parse(database_url or os.environ.get("AGENTSTORE_DATABASE_URL") or DEFAULT_URL)
     state = state_url or os.environ.get("AGENTSTORE_STATE_URL")
-    settings = Settings(durability, fallback, pool or PoolOptions(), queue or QueueOptions(), retry or RetryOptions())
+    keyring = None if encryption_key is None else Keyring(encryption_key)
+    settings = Settings(
+        durability, fallback, keyring, pool or PoolOptions(), queue or QueueOptions(), retry or RetryOptions()
+    )
     return Database(url, StoreURL.parse(state) if state else url, settings, ttl)
 
 

@@ -146,7 +146,7 @@ def _entries(seen: Seen) -> Iterator[dict[str, Any]]:
 
 
 def _plain(op: Append | SetItems) -> dict[str, Any]:
-    ttl = None if op.ttl is None else op.ttl.total_seconds()
+    ttl = op.ttl.total_seconds() if isinstance(op.ttl, timedelta) else None
     if isinstance(op, SetItems):
         return {"set": {"namespace": op.namespace, "ttl": ttl, "items": [_item(*item) for item in op.items.items()]}}
     written: dict[str, Any] = {name: getattr(op, name) for name in ("session_id", "user_id", "agent", "metadata")}

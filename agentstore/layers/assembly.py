@@ -16,12 +16,14 @@ from agentstore.queue.recovery import replay
 from agentstore.queue.write_queue import WriteQueue
 from agentstore.stats import Events, QueueStats
 
+from .encryption import Encrypting
 from .overlay import Overlay
 from .retry import Retrying
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from agentstore.keyring import Keyring
     from agentstore.protocol import Backend
     from agentstore.stats import PoolStats
     from agentstore.telemetry.watch import Watch
@@ -35,11 +37,13 @@ class Settings:
     Attributes:
         durability: ``commit``, ``journal`` or ``memory``.
         fallback: None, ``journal`` or ``memory``.
+        keyring: Encrypts what goes to the backend, and into the journal; None leaves it as it is.
         pool, queue, retry: As in `db`.
     """
 
     durability: str = "commit"
     fallback: str | None = None
+    keyring: Keyring | None = None
     pool: PoolOptions = field(default_factory=PoolOptions)
     queue: QueueOptions = field(default_factory=QueueOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
@@ -70,16 +74,17 @@ class Side:
         self.watch: Watch | None = None
         self.deferring = settings.durability != "commit"
         queued = self.deferring or settings.fallback is not None
-        self.below: Backend = Retrying(
-            registry.load(url, settings.pool), settings.retry, str(url), self.events, has_fallback=queued
-        )
+        self.below: Backend = registry.load(url, settings.pool)
+        if settings.keyring is not None:
+            self.below = Encrypting(self.below, settings.keyring)
+        self.below = Retrying(self.below, settings.retry, str(url), self.events, has_fallback=queued)
         self.store: Backend = self.below
         self.queue: WriteQueue | None = None
         self.bounds = Bounds(queue)
         self.tally = Tally()
         self._life: Life | None = None
         # A store that ends with the process has nothing that a journal could be replayed to.
-        self._folder = None if url.is_ephemeral else Folder(queue.journal_dir, url)
+        self._folder = None if url.is_ephemeral else Folder(queue.journal_dir, url, settings.keyring)
         if queued:
             journal = _journal(settings) if self._folder is not None else None
             patient = settings.fallback is not None

@@ -105,8 +105,13 @@ def _rejected(folder: Path, store: str) -> Iterator[Seen]:
     for path in sorted(folder.glob("*" + SUFFIX)):
         by_journal.setdefault(path.stem.rpartition("-")[0], []).append(path)
     for journal_id, files in by_journal.items():
-        first = min(path.stat().st_mtime_ns for path in files) // 1000
+        first = min(map(_refused_at, files))
         yield Seen(journal_id, store, "rejected", codec.from_micros(first), tuple(files), folder)
+
+
+def _refused_at(path: Path) -> int:
+    found = _refused(path)
+    return path.stat().st_mtime_ns // 1000 if isinstance(found, Damage) else found.header.created_at
 
 
 def _refused(path: Path) -> Found | Damage:
