@@ -20,7 +20,6 @@ from agentstore.queue.journal import Damage, decode, journal_dir
 from agentstore.queue.journal.rejected import unpack
 from agentstore.queue.journal.survey import Seen, survey
 from agentstore.records import utcnow
-from agentstore.stats import Tries
 from agentstore.url import StoreURL
 
 from .keys import from_environment
@@ -117,7 +116,7 @@ def replay(
     """
     keys = from_environment(key_env)
     settings = Settings(keyring=Keyring(keys) if keys else None, queue=QueueOptions(journal_dir=folder))
-    side = Side(StoreURL.parse(url), settings, Tries())
+    side = Side(StoreURL.parse(url), settings)
     replayed, stored, reasons = asyncio.run(_replayed(side, refused=refused))
     if as_json:
         print_json({"replayed": replayed, "stored": stored, "refused": [str(reason) for reason in reasons]})
@@ -131,7 +130,7 @@ def replay(
 async def _replayed(side: Side, *, refused: bool) -> tuple[int, int, list[AgentstoreError]]:
     try:
         await side.aopen()
-        return (side.replayed, *(await side.retry_refused() if refused else (0, [])))
+        return (side.events.replayed, *(await side.retry_refused() if refused else (0, [])))
     finally:
         await side.aclose()
 

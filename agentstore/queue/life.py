@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from agentstore.protocol import Backend
+    from agentstore.stats import Events
 
     from .group import Tally
     from .journal import Folder
@@ -34,14 +35,12 @@ _AGAIN = 0.5  # seconds between two tries to open a backend that is down
 class Life:
     """Opens and closes a queue with the store below it.
 
-    Attributes:
-        replayed: Writes stored from journals of processes that died.
-
     Args:
         store: Where writes go: the backend within its layers.
         queue: Where they wait.
         folder: The journals of the store; None for a store that ends with this process.
         tally: Counts what is stored.
+        events: Counts what was replayed.
         close_timeout: Seconds that a close waits for what is pending.
         pace: Seconds between two groups, see `Hand`.
         patient: Open even if the backend cannot be reached.
@@ -53,6 +52,7 @@ class Life:
         queue: WriteQueue,
         folder: Folder | None,
         tally: Tally,
+        events: Events,
         *,
         close_timeout: float,
         pace: float,
@@ -62,10 +62,10 @@ class Life:
         self._queue = queue
         self._folder = folder
         self._tally = tally
+        self._events = events
         self._close_timeout = close_timeout
         self._pace = pace
         self._patient = patient
-        self.replayed = 0
         self._opening: Future[None] | None = None
         self._later: asyncio.Task[None] | None = None
         self._begun = self._ended = False
@@ -113,11 +113,11 @@ class Life:
     async def _prepare(self) -> None:
         await self._store.aopen()
         if self._folder is not None:
-            self.replayed += await replay(self._store, self._folder)
+            self._events.count("replayed", await replay(self._store, self._folder))
 
     def _begin(self) -> None:
         queue = self._queue
-        hand = partial(Hand, owner=queue, tally=self._tally, pace=self._pace)
+        hand = partial(Hand, owner=queue, tally=self._tally, pace=self._pace, watch=queue.watch)
         queue.hands = [hand(queue.log, self._store.append), hand(queue.state, self._store.write_items)]
         self._begun = True
 
