@@ -19,7 +19,7 @@ def settled(monkeypatch):
         queue = self._queue
         before = queue.events.rejected
         given = await accept_append(self, op)
-        if not given or given[0].seq is not None:
+        if given and given[0].seq is not None:
             return given
         await queue.passed(queue.log, op.session_id)
         if queue.events.rejected > before:
