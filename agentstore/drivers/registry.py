@@ -27,12 +27,14 @@ class DriverSpec:
         package: The driver package that must be installed, as imported; None if there is none.
         extra: The extra of agentstore that installs it.
         options: The query options that its URL may carry.
+        commits: Groups of deferred writes, of different sessions, that it gains by having under way at once.
     """
 
     factory: str
     package: str | None = None
     extra: str | None = None
     options: frozenset[str] = frozenset()
+    commits: int = 1
 
 
 _MEMORY = DriverSpec("agentstore.drivers.memory:MemoryBackend")
@@ -49,12 +51,14 @@ _POSTGRESQL = DriverSpec(
             *("schema", "prepared", "application_name"),
         }
     ),
+    commits=2,  # 64 sessions: 1.17 times the turns/s of 1, and no more with 4
 )
 _MYSQL = DriverSpec(
     "agentstore.drivers.mysql:MySQLBackend",
     "aiomysql",
     "mysql",
     frozenset(["ssl-mode", "ssl-ca", "ssl-cert", "ssl-key", "get-server-public-key", "unix_socket", "pipelining"]),
+    commits=2,  # 64 sessions: 1.25 times the turns/s of 1, and no more with 4
 )
 _REDIS = DriverSpec(
     "agentstore.drivers.redis:RedisBackend",

@@ -107,6 +107,7 @@ class Side:
                 self.events,
                 close_timeout=queue.close_timeout,
                 pace=queue.flush_interval if settings.durability == "memory" else 0.0,
+                commits=registry.find(url).commits,
                 patient=patient,
             )
             self.store = Overlay(self.below, self.queue)

@@ -43,6 +43,7 @@ class Life:
         events: Counts what was replayed.
         close_timeout: Seconds that a close waits for what is pending.
         pace: Seconds between two groups, see `Hand`.
+        commits: Groups of a kind under way at once.
         patient: Open even if the backend cannot be reached.
     """
 
@@ -56,6 +57,7 @@ class Life:
         *,
         close_timeout: float,
         pace: float,
+        commits: int,
         patient: bool,
     ) -> None:
         self._store = store
@@ -65,6 +67,7 @@ class Life:
         self._events = events
         self._close_timeout = close_timeout
         self._pace = pace
+        self._commits = commits
         self._patient = patient
         self._opening: Future[None] | None = None
         self._later: asyncio.Task[None] | None = None
@@ -118,7 +121,8 @@ class Life:
     def _begin(self) -> None:
         queue = self._queue
         hand = partial(Hand, owner=queue, tally=self._tally, pace=self._pace, watch=queue.watch)
-        queue.hands = [hand(queue.log, self._store.append), hand(queue.state, self._store.write_items)]
+        kinds = ((queue.log, self._store.append), (queue.state, self._store.write_items))
+        queue.hands = [hand(lanes, store) for lanes, store in kinds for _ in range(self._commits)]
         self._begun = True
 
     # --- end ---
