@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agentstore.drivers import registry
+from agentstore.errors import ConfigurationError
 from agentstore.options import PoolOptions, QueueOptions, RetryOptions
+from agentstore.protocol import Replicable
 from agentstore.queue.bounds import Bounds
 from agentstore.queue.group import Tally
 from agentstore.queue.journal import Folder
@@ -15,12 +17,18 @@ from agentstore.queue.recovery import replay
 from agentstore.queue.write_queue import WriteQueue
 
 from .overlay import Overlay
+from .replicas import Replicated
 from .retry import Retrying
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agentstore.protocol import Backend
     from agentstore.stats import Tries
     from agentstore.url import StoreURL
+
+_SHARE = 3
+"""A replica that says nothing is waited for so much less than a call may take: the primary must have time to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,7 @@ class Settings:
         durability: ``commit``, ``journal`` or ``memory``.
         fallback: None, ``journal`` or ``memory``.
         pool, queue, retry: As in `db`.
+        replicas: Of the conversations' backend.
     """
 
     durability: str = "commit"
@@ -38,6 +47,7 @@ class Settings:
     pool: PoolOptions = field(default_factory=PoolOptions)
     queue: QueueOptions = field(default_factory=QueueOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
+    replicas: Sequence[StoreURL] = ()
 
 
 class Side:
@@ -56,11 +66,15 @@ class Side:
         url: Where it is.
         settings: How it is to be used.
         tries: Counts what is tried again.
+        replicas: Of this backend.
+
+    Raises:
+        ConfigurationError: The URL cannot be right, or that of a replica.
     """
 
-    def __init__(self, url: StoreURL, settings: Settings, tries: Tries) -> None:
+    def __init__(self, url: StoreURL, settings: Settings, tries: Tries, replicas: Sequence[StoreURL] = ()) -> None:
         queue = settings.queue
-        self.below: Backend = Retrying(registry.load(url, settings.pool), settings.retry, str(url), tries)
+        self.below = _below(url, settings, tries, replicas)
         self.store: Backend = self.below
         self.queue: WriteQueue | None = None
         self.bounds = Bounds(queue)
@@ -110,6 +124,32 @@ class Side:
             self.below.close_at_exit()
         else:
             self._life.abandon(self.below.close_at_exit)
+
+
+def _below(url: StoreURL, settings: Settings, tries: Tries, replicas: Sequence[StoreURL]) -> Backend:
+    """A backend within its layers. What is tried again is tried at the primary: a replica that fails has a stand-in."""
+    driver = registry.load(url, settings.pool)
+    store = Retrying(driver, settings.retry, str(url), tries)
+    if not replicas:
+        return store
+    if not isinstance(driver, Replicable):
+        raise ConfigurationError(f"{url} can have no replicas: {registry.find(url).alone}", hint="Leave replicas out")
+    for place, replica in enumerate(replicas):
+        _check_replica(replica, url, replicas[:place])
+    followers = [(str(replica), registry.load(replica, settings.pool)) for replica in replicas]
+    return Replicated(store, driver, str(url), followers, settings.retry.deadline / _SHARE)
+
+
+def _check_replica(replica: StoreURL, url: StoreURL, others: Sequence[StoreURL]) -> None:
+    if registry.find(replica).factory != registry.find(url).factory:
+        raise ConfigurationError(f"{replica} cannot be a replica of {url}: that is another kind of store")
+    if len(replica.hosts) > 1:
+        raise ConfigurationError(f"{replica} names several hosts", hint="Give each replica a URL of its own")
+    places = [(other.hosts, other.path, other.options) for other in (url, *others)]
+    if (replica.hosts, replica.path, replica.options) in places:
+        raise ConfigurationError(
+            f"{replica} is named twice", hint="Let replicas name each replica once, and no primary"
+        )
 
 
 def _journal(settings: Settings) -> str | None:

@@ -31,14 +31,22 @@ class Breaker:
         name: The backend, for messages; without password.
         patience: Seconds after which a probe is given up whose end nobody told: its loop may rest for ever.
         clock: Seconds that never step back.
+        outcome: What becomes of calls while it is open, for the log.
 
     Attributes:
         is_open: The backend could not be reached, and has not answered since.
         since: When it opened, on the clock (`time.monotonic`); None while it is closed.
     """
 
-    def __init__(self, name: str, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        patience: float,
+        clock: Callable[[], float] = time.monotonic,
+        outcome: str = "calls fail at once",
+    ) -> None:
         self._name = name
+        self._outcome = outcome
         self._patience = patience
         self._clock = clock
         self._guard = threading.Lock()  # held for a few instructions only, never across an await
@@ -81,7 +89,7 @@ class Breaker:
             self._error, self._probe = error, None
             self._next = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311  to draw processes apart
         if opens:
-            _log.warning("%s is unreachable: until it answers, calls fail at once (%s)", self._name, error)
+            _log.warning("%s is unreachable: until it answers, %s (%s)", self._name, self._outcome, error)
 
     def answered(self) -> None:
         """The backend is there."""
