@@ -254,8 +254,9 @@ def db(
         raise ConfigurationError(str(error)) from error
     url = StoreURL.parse(database_url or os.environ.get("AGENTSTORE_DATABASE_URL") or DEFAULT_URL)
     state = state_url or os.environ.get("AGENTSTORE_STATE_URL")
-    options = pool or PoolOptions(), queue or QueueOptions(), retry or RetryOptions()
-    settings = Settings(durability, fallback, *options, replicas=[StoreURL.parse(replica) for replica in replicas])
+    copies = [StoreURL.parse(replica) for replica in replicas]
+    limits = pool or PoolOptions(), queue or QueueOptions(), retry or RetryOptions()
+    settings = Settings(durability, fallback, limits[0], limits[1], limits[2], copies)
     return Database(url, StoreURL.parse(state) if state else url, settings, ttl)
 
 
