@@ -1,6 +1,6 @@
 # Every target makes the environment it needs; nothing but Python 3.11+, make and a package index is assumed.
 .DEFAULT_GOAL := help
-.PHONY: help demo servers test test-one test-compose contract lint format bench bench-servers clean
+.PHONY: help demo servers test test-one test-compose contract faults lint format bench bench-servers clean
 .PRECIOUS: .venv/%/base  # else make takes it for a mere step on the way to dev and deletes it
 
 # Each version at hand is tested.
@@ -60,6 +60,9 @@ test-compose: $(ENV)/dev ## Run the contract on the servers of compose.yaml (nee
 
 contract: servers $(ENV)/dev ## Run the contract on all backends and write docs/contract.md
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/contract --contract-table docs/contract.md
+
+faults: servers $(ENV)/dev ## Break things on purpose at length, as root (half an hour; FAULTS_ARGS="--only sqlite --rounds 20")
+	$(BIN)/python tests/faults $(FAULTS_ARGS)
 
 lint: $(ENV)/dev ## Check style, types and layers
 	$(BIN)/ruff check .

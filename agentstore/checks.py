@@ -59,16 +59,16 @@ def check_optional_id(value: Any, what: str) -> str | None:
     return None if value is None else check_id(value, what)
 
 
-def check_json(value: Any, what: str) -> int:
+def check_json(value: Any, what: str, limit: int = MAX_BYTES) -> int:
     """The size in bytes of plain JSON data: dict with str keys, list, str, int, finite float, bool, None.
 
     A text, which a key is too, has its UTF-8 bytes (surrogatepass) and 2 more; a list or dict 2 and what is in it; any
     other value 8, or as an int beyond 64 bits its own bytes. What is in two places counts twice, for so it is stored.
-    The walk ends where 8 MiB are passed, and goes level by level: it needs neither recursion nor a path for each value.
+    The walk ends where `limit` is passed, and goes level by level: it needs no recursion, and no path for each value.
 
     Raises:
         InvalidInputError: Anything else, at any depth, or nesting beyond `MAX_DEPTH`; the place is named.
-        MessageTooLargeError: It is over 8 MiB.
+        MessageTooLargeError: It is over `limit`, 8 MiB by default.
     """
     size = depth = 0
     level = [value]
@@ -81,7 +81,7 @@ def check_json(value: Any, what: str) -> int:
                 if depth == MAX_DEPTH:
                     raise InvalidInputError(f"{what} is nested more than {MAX_DEPTH} levels deep")
                 size += 2
-                check_size(size + 2 * (len(inner) + len(item)), what)  # 2 is the least that each will have
+                check_size(size + 2 * (len(inner) + len(item)), what, limit)  # 2 is the least that each will have
                 if isinstance(item, dict):
                     for key in item:
                         size += 2 + _utf8(key) if isinstance(key, str) else _refuse(item, value, what)
@@ -90,8 +90,8 @@ def check_json(value: Any, what: str) -> int:
                 size += 8
             else:
                 size += _scalar(item, value, what)
-            if size > MAX_BYTES:
-                check_size(size, what)
+            if size > limit:
+                check_size(size, what, limit)
         level = inner
         depth += 1
     return size
@@ -128,12 +128,12 @@ def _refuse(bad: Any, whole: Any, what: str) -> NoReturn:
     raise InvalidInputError(f"{path} is {shown(bad)}, which JSON cannot carry")
 
 
-def check_metadata(value: Any, what: str = "metadata") -> dict[str, Any]:
-    """`value`, if it is a JSON object of at most 8 MiB."""
+def check_metadata(value: Any, what: str = "metadata", limit: int = MAX_BYTES) -> dict[str, Any]:
+    """`value`, if it is a JSON object of at most `limit` bytes."""
     if not isinstance(value, dict):
         raise InvalidInputError(f"{what} must be a dict, not {shown(value)}")
     if value:
-        check_json(value, what)
+        check_json(value, what, limit)
     return value
 
 
@@ -206,15 +206,15 @@ def check_text(value: Any, what: str) -> int:
     return size
 
 
-def check_size(size: int, what: str) -> None:
-    """Let `size` bytes pass up to 8 MiB.
+def check_size(size: int, what: str, limit: int = MAX_BYTES) -> None:
+    """Let `size` bytes pass up to `limit`, 8 MiB by default.
 
     Raises:
         MessageTooLargeError: It is more.
     """
-    if size > MAX_BYTES:
+    if size > limit:
         raise MessageTooLargeError(
-            f"{what} has more than the {MAX_BYTES:,} bytes that can be stored",
+            f"{what} has more than the {limit:,} bytes that can be stored",
             hint="Keep large files elsewhere and store a reference",
         )
 

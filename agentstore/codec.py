@@ -29,6 +29,7 @@ _BYTES = "b:"  # no JSON text starts with it
 _PACKED = _MARK + "z"
 _PACKED_PARTS = _MARK + _PACKED
 _LONG = 2**20  # characters: nobody reads a longer text of escapes
+_LARGE = 8 * 2**20  # bytes: what a value may have before its quotes are escaped
 
 _SHALLOWER = "Call from fewer levels of functions"
 
@@ -72,8 +73,12 @@ def dumps(value: Any) -> str:
     Raises:
         InvalidInputError: The caller's stack is too deep already: Python's encoder recurses.
     """
+    return escape(_json(value))
+
+
+def _json(value: Any) -> str:
     try:
-        return escape(_encode(value))
+        return _encode(value)
     except RecursionError as error:
         raise InvalidInputError("JSON data is nested too deeply for this stack", hint=_SHALLOWER) from error
 
@@ -86,30 +91,6 @@ def loads(text: str) -> Any:
     """
     try:
         return json.loads(unescape(text))
-    except ValueError as error:
-        raise CorruptRecordError(f"stored JSON cannot be read: {error}") from error
-
-
-def to_bytes(value: Any) -> bytes:
-    """`value` as JSON in UTF-8, lone surrogates included: for files of our own, where no text need be clean.
-
-    Raises:
-        InvalidInputError: As `dumps`.
-    """
-    try:
-        return _encode(value).encode("utf-8", "surrogatepass")
-    except RecursionError as error:
-        raise InvalidInputError("JSON data is nested too deeply for this stack", hint=_SHALLOWER) from error
-
-
-def from_bytes(data: bytes) -> Any:
-    """What `to_bytes` was given.
-
-    Raises:
-        CorruptRecordError: `data` is no such JSON.
-    """
-    try:
-        return json.loads(data.decode("utf-8", "surrogatepass"))
     except ValueError as error:
         raise CorruptRecordError(f"stored JSON cannot be read: {error}") from error
 
@@ -144,6 +125,45 @@ def value_from_text(text: str) -> Any:
         return base64.b64decode(text[len(_BYTES) :], validate=True)
     except ValueError as error:
         raise CorruptRecordError(f"stored bytes cannot be read: {error}") from error
+
+
+def to_bytes(value: Any) -> bytes:
+    """A text, ``bytes`` or plain JSON data, as bytes of which the first says what it is.
+
+    Bytes can hold anything, so nothing is escaped, and nothing packed but the JSON text of a value so full of quotes
+    and control characters that it has become longer than any value may be.
+
+    Raises:
+        InvalidInputError: As `dumps`.
+    """
+    if isinstance(value, str):
+        return b"t" + value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bytes):
+        return b"b" + value
+    data = _json(value).encode("utf-8", "surrogatepass")
+    if len(data) > _LARGE and len(packed := zlib.compress(data, 1)) < len(data):
+        return b"z" + packed
+    return b"j" + data
+
+
+def from_bytes(data: bytes) -> Any:
+    """What `to_bytes` was given.
+
+    Raises:
+        CorruptRecordError: `data` is something else.
+    """
+    kind, rest = data[:1], data[1:]
+    try:
+        if kind == b"b":
+            return rest
+        text = (zlib.decompress(rest) if kind == b"z" else rest).decode("utf-8", "surrogatepass")
+        if kind == b"t":
+            return text
+        if kind in {b"j", b"z"}:
+            return json.loads(text)
+    except (ValueError, zlib.error) as error:
+        raise CorruptRecordError(f"stored bytes cannot be read: {error}") from error
+    raise CorruptRecordError(f"stored bytes begin with {kind!r}, which stands for nothing")
 
 
 def to_micros(moment: datetime) -> int:

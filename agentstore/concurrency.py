@@ -108,6 +108,16 @@ def outcome_despite(cancellation: asyncio.CancelledError) -> asyncio.Future[Any]
     return getattr(cancellation, "done_despite", None)
 
 
+def answer_despite(cancellation: asyncio.CancelledError, answer: Callable[[Any], Any]) -> None:
+    """Let what `outcome_despite` finds be what `answer` makes of it: for a layer that translates a driver's answers."""
+    done = outcome_despite(cancellation)
+    if done is None or done.cancelled() or done.exception() is not None:
+        return
+    answered = done.get_loop().create_future()
+    answered.set_result(answer(done.result()))
+    cancellation.done_despite = answered  # type: ignore[attr-defined]
+
+
 class DaemonExecutor(Executor):
     """Runs functions on up to `size` daemon threads, started as they are needed.
 
@@ -165,6 +175,10 @@ class DaemonExecutor(Executor):
         except queue.Empty:
             self._idle.release()
             return self._work.get()
+
+    def forget(self) -> None:
+        """After a fork: the child has none of the threads, and starts its own."""
+        self.__init__(self._size, self._name)  # type: ignore[misc]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Finish what was submitted, and end the threads."""

@@ -14,6 +14,7 @@ from .conversations import Conversations
 from .drivers.registry import find
 from .errors import ConfigurationError, InvalidInputError, shown
 from .home import home
+from .keyring import Keyring
 from .layers.assembly import Settings
 from .layers.stack import Stacks, abandon
 from .options import PoolOptions, QueueOptions, RetryOptions
@@ -230,7 +231,8 @@ def db(
         fallback: What takes writes while the backend is down: ``"journal"`` or ``"memory"``, as durable as that is;
             they are stored in order when it is back. None: callers get `UnavailableError`.
         session_ttl: Seconds or timedelta after a session's last activity until it expires; None keeps it for ever.
-        encryption_key: Not available yet.
+        encryption_key: Encrypts what messages, titles, metadata and state values say: random text or bytes (``openssl
+            rand -base64 32``), or several of them, of which the first encrypts and all decrypt. See docs/encryption.md.
         pool: Connections; `PoolOptions()` by default. The embedded stores heed ``connect_timeout`` and
             ``statement_timeout``, and JSON files ``size`` (threads that read).
         queue: The bounds of what is under way, and where journals live: `QueueOptions()` by default.
@@ -246,17 +248,16 @@ def db(
     for options, kind in ((pool, PoolOptions), (queue, QueueOptions), (retry, RetryOptions)):
         if options is not None and not isinstance(options, kind):
             raise ConfigurationError(f"{kind.__name__} was expected, not {type(options).__name__}")
-    if encryption_key is not None:
-        raise ConfigurationError("encryption_key is not available yet", hint="Leave it out")
     try:
         ttl = check_ttl(session_ttl, "session_ttl")
     except InvalidInputError as error:
         raise ConfigurationError(str(error)) from error
     url = StoreURL.parse(database_url or os.environ.get("AGENTSTORE_DATABASE_URL") or DEFAULT_URL)
     state = state_url or os.environ.get("AGENTSTORE_STATE_URL")
-    copies = [StoreURL.parse(replica) for replica in replicas]
+    keyring = None if encryption_key is None else Keyring(encryption_key)
     limits = pool or PoolOptions(), queue or QueueOptions(), retry or RetryOptions()
-    settings = Settings(durability, fallback, limits[0], limits[1], limits[2], copies)
+    copies = [StoreURL.parse(replica) for replica in replicas]
+    settings = Settings(durability, fallback, keyring, limits[0], limits[1], limits[2], copies)
     return Database(url, StoreURL.parse(state) if state else url, settings, ttl)
 
 

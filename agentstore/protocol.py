@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from .checks import MAX_BYTES
 from .errors import AgentstoreError, UnavailableError
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class Append:
         expected_seq: What the session's ``last_seq`` must be; 0 also means that there is none.
         size: Bytes of the messages, by which groups are bounded.
         mark: If it has waited in a queue: its place there.
+        metadata_room: Bytes that the session's metadata may come to: more than a caller may give where a layer seals
+            them.
     """
 
     session_id: str
@@ -103,6 +106,7 @@ class Append:
     expected_seq: int | None = None
     size: int = 0
     mark: Mark | None = None
+    metadata_room: int = MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +174,14 @@ class Change:
 class SetItems:
     """Sets keys of a namespace together; its outcome is the new version (of the last key).
 
-    ``if_version`` goes with one key: its version now, 0 for a key that is not there. ``size`` is the bytes of the
-    values, by which groups are bounded. ``mark`` is as that of an `Append`, kept for the namespace.
+    ``if_version`` goes with one key: its version now, 0 for a key that is not there. ``ttl`` None is for ever, and
+    `KEEP`, which goes with an ``if_version``, leaves the expiry of a key that is there as it is. ``size`` is the bytes
+    of the values, by which groups are bounded. ``mark`` is as that of an `Append`, kept for the namespace.
     """
 
     namespace: str
     items: Mapping[str, Any]
-    ttl: timedelta | None = None
+    ttl: timedelta | Keep | None = None
     if_version: int | None = None
     size: int = 0
     mark: Mark | None = None
@@ -324,6 +329,12 @@ class StateStore(Store, Protocol):
 
     async def scan(self, scan: Scan) -> list[StateItem]:
         """Items in key order."""
+
+    async def namespaces(self, after: str | None = None, limit: int = 1000) -> list[str]:
+        """Namespaces that hold keys, in order of codepoints, from behind `after`; those of expired keys may be there.
+
+        For maintenance: whoever uses the state knows its namespaces.
+        """
 
     async def purge_state(self) -> int:
         """Remove expired keys; how many there were."""

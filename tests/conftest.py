@@ -9,7 +9,7 @@ import pytest
 import servers
 
 ONCE = re.compile(
-    r"tests/drivers/(postgresql|mysql|redis|mongodb|clickhouse)/|tests/contract/test_pgbouncer|Cluster|Sentinel"
+    r"tests/drivers/(postgresql|mysql|redis|mongodb|clickhouse)/|tests/faults/|tests/contract/test_pgbouncer|Cluster|Sentinel"
     r"|test_replicas_servers"
 )
 """What asks a server more than Python: one Python is enough for it, where several are tested (see the Makefile)."""

@@ -15,7 +15,10 @@ from agentstore.errors import AgentstoreError, SessionNotFoundError
 from . import chat as chatting
 from . import demo as demonstration
 from . import doctor as examination
+from . import journal as journals
+from . import rekey as rekeying
 from .hints import chosen, program
+from .keys import from_environment, from_files
 from .output import complain, counted, print_json, print_messages, print_sessions, say
 
 
@@ -42,6 +45,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.add_typer(journals.app, name="journal")
+
 _Db = Annotated[
     str | None,
     typer.Option(
@@ -51,12 +56,18 @@ _Db = Annotated[
     ),
 ]
 _User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Who asks: sees only what is theirs")]
+_Key = Annotated[
+    list[str] | None,
+    typer.Option("--key-env", metavar="NAME", help="Variable that holds the encryption key; again for older ones"),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else")]
 
 
-def _to_look_into(database_url: str | None) -> Database:
+def _to_look_into(database_url: str | None, key_env: list[str] | None) -> Database:
     """The Database; an empty one in memory where its file is not there, which looking must not make."""
-    wanted = db(database_url, "memory:")  # opens nothing, and state is not asked for
+    wanted = db(
+        database_url, "memory:", encryption_key=from_environment(key_env) or None
+    )  # opens nothing, and state is not asked for
     return db("memory:", "memory:") if examination.absent(chosen(database_url)) else wanted
 
 
@@ -88,12 +99,13 @@ def chat(
         typer.Option("--model", metavar="NAME", help='"offline" or "openai:NAME" [default: $AGENTSTORE_MODEL]'),
     ] = None,
     user: _User = None,
+    key_env: _Key = None,
 ) -> None:
     """Talk to an agent that remembers.
 
     Where the input is no terminal, each line of it is a prompt, and only the answers go to the output.
     """
-    chatting.run(database_url, session, model, user)
+    chatting.run(database_url, session, model, user, key_env)
 
 
 @app.command()
@@ -125,6 +137,41 @@ def doctor(
 
 
 @app.command()
+def rekey(
+    database_url: Annotated[
+        str | None,
+        typer.Argument(metavar="[URL]", help="[default: $AGENTSTORE_DATABASE_URL, else sqlite:///agentstore.db]"),
+    ] = None,
+    *,
+    old_key_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--old-key-env", metavar="NAME", help="Variable that holds a key in use; none: the store is plain"
+        ),
+    ] = None,
+    old_key_file: Annotated[
+        list[str] | None, typer.Option("--old-key-file", metavar="PATH", help="File that holds a key in use")
+    ] = None,
+    new_key_env: Annotated[
+        str | None, typer.Option("--new-key-env", metavar="NAME", help="Variable that holds the new key")
+    ] = None,
+    new_key_file: Annotated[
+        str | None, typer.Option("--new-key-file", metavar="PATH", help="File that holds the new key")
+    ] = None,
+    decrypt: Annotated[bool, typer.Option("--decrypt", help="Make it plain, in place of a new key")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Encrypt a store with a new key, and verify it; exit code 1 if something is left. Safe to repeat.
+
+    Give the programs that use it the new key first and the old ones behind it, then run this, then drop the old keys.
+    A store for the state alone is one more run.
+    """
+    old = from_environment(old_key_env) + from_files(old_key_file)
+    new = from_environment([new_key_env] if new_key_env else ()) + from_files([new_key_file] if new_key_file else ())
+    rekeying.run(database_url, old, new, decrypt=decrypt, as_json=as_json)
+
+
+@app.command()
 def sessions(
     *,
     database_url: _Db = None,
@@ -132,10 +179,11 @@ def sessions(
     agent: Annotated[str | None, typer.Option("--agent", metavar="NAME", help="Only those that it began")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most")] = 50,
     cursor: Annotated[str | None, typer.Option("--cursor", help="Go on behind the page that named it")] = None,
+    key_env: _Key = None,
     as_json: _Json = False,
 ) -> None:
     """List sessions, the latest active first."""
-    with _to_look_into(database_url) as database:
+    with _to_look_into(database_url, key_env) as database:
         page = database.sync.sessions(user_id=user, agent=agent, limit=limit, cursor=cursor)
     if as_json:
         print_json(page.to_dict())
@@ -152,10 +200,11 @@ def show(
     database_url: _Db = None,
     user: _User = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most: the newest")] = 50,
+    key_env: _Key = None,
     as_json: _Json = False,
 ) -> None:
     """Show a session's messages."""
-    with _to_look_into(database_url) as database:
+    with _to_look_into(database_url, key_env) as database:
         head = database.sync.session(session, user_id=user)
         if head is None:
             raise SessionNotFoundError(f"there is no session {session!r}", hint=f"{program()} sessions lists them")

@@ -15,6 +15,7 @@ from agentstore.database import db
 from agentstore.errors import AgentstoreError
 
 from .hints import chat_command
+from .keys import from_environment
 from .output import complain, counted, print_messages, say, visible
 
 if TYPE_CHECKING:
@@ -29,14 +30,16 @@ def new_session_id(kind: str) -> str:
     return f"{kind}-{secrets.token_hex(5)}"
 
 
-def run(database_url: str | None, session: str | None, model: str | None, user: str | None) -> None:
+def run(
+    database_url: str | None, session: str | None, model: str | None, user: str | None, key_env: list[str] | None = None
+) -> None:
     """Chat until the input ends."""
     interactive = sys.stdin.isatty()
     agent = Agent(  # before anything is opened: without a model nothing is left behind
         "Assistant",
         "You are a helpful assistant.",
         model=model,
-        db=db(database_url),
+        db=db(database_url, encryption_key=from_environment(key_env) or None),
         session_id=new_session_id("chat") if session is None else session,
         user_id=user,
     )
@@ -50,7 +53,7 @@ def run(database_url: str | None, session: str | None, model: str | None, user: 
             else:
                 _turn(agent, line, interactive=interactive)
     if interactive:
-        command = chat_command(agent.session_id, database_url=database_url, model=model, user=user)
+        command = chat_command(agent.session_id, database_url=database_url, model=model, user=user, keys=key_env or ())
         say(f"Resume it with: {command}")
 
 

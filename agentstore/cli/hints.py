@@ -7,9 +7,13 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentstore.database import DEFAULT_URL
 from agentstore.url import StoreURL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def chosen(database_url: str | None) -> StoreURL:
@@ -17,11 +21,14 @@ def chosen(database_url: str | None) -> StoreURL:
     return StoreURL.parse(database_url or os.environ.get("AGENTSTORE_DATABASE_URL") or DEFAULT_URL)
 
 
-def chat_command(session_id: str, *, database_url: str | None, model: str | None, user: str | None) -> str:
+def chat_command(
+    session_id: str, *, database_url: str | None, model: str | None, user: str | None, keys: Iterable[str] = ()
+) -> str:
     """The command that goes on with a session, without the password of its database."""
-    options = {"--session": session_id, "--db": _named(database_url), "--model": model, "--user": user}
+    options = [("--session", session_id), ("--db", _named(database_url)), ("--model", model), ("--user", user)]
+    options += [("--key-env", name) for name in keys]
     return f"{program()} chat " + shlex.join(
-        part for name, value in options.items() if value is not None for part in (name, value)
+        part for name, value in options if value is not None for part in (name, value)
     )
 
 

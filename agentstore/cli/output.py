@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSEEN_OR_BREAK = re.compile(f"[\t\n]|{_UNSEEN.pattern}")
 
+_FIGURES = {"seq", "messages", "position", "records", "bytes", "torn", "damaged"}
 _TABLE_WIDTH = 60  # characters that a table of sessions needs
 
 
@@ -93,10 +94,18 @@ def print_findings(findings: Sequence[Finding]) -> None:
             say(f"{finding.level}, {finding.subject}: {finding.advice}")
 
 
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print texts as a table."""
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    _print(table)
+
+
 def _table(*columns: str) -> Table:
     table = Table()
     for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in {"seq", "messages"} else "left")
+        table.add_column(column, overflow="fold", justify="right" if column in _FIGURES else "left")
     return table
 
 

@@ -254,6 +254,13 @@ class MemoryBackend:
             found.sort(key=lambda item: item.key, reverse=scan.reverse)
             return [_item(item) for item in found[: scan.limit]]
 
+    async def namespaces(self, after: str | None = None, limit: int = 1000) -> list[str]:
+        with self._lock:
+            self._check_open()
+            return sorted(name for name, items in self._items.items() if items and (after is None or name > after))[
+                :limit
+            ]
+
     async def purge_state(self) -> int:
         with self._lock:
             self._check_open()

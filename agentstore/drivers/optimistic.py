@@ -1,7 +1,8 @@
 """Writing without locks: load, plan, and write on the condition that nobody came between; else again.
 
 For backends whose one atomic step is a conditional write. A session's ``updated_at`` rises with every change (see
-`rules.touched`), so together with the last seq, which outlives the session, it is the version to compare.
+`rules.touched`), so together with the last seq, which outlives the session, it is the version to compare. Only a
+rewrite moves neither: a write that carries along title and metadata as they were loaded must notice that otherwise.
 """
 
 from __future__ import annotations

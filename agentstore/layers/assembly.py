@@ -16,13 +16,16 @@ from agentstore.queue.life import Life
 from agentstore.queue.recovery import replay
 from agentstore.queue.write_queue import WriteQueue
 
+from .encryption import Encrypting
+from .fence import Fence
 from .overlay import Overlay
-from .replicas import Replicated
+from .replicas import Replica, Replicated
 from .retry import Retrying
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from agentstore.keyring import Keyring
     from agentstore.protocol import Backend
     from agentstore.stats import Tries
     from agentstore.url import StoreURL
@@ -38,12 +41,14 @@ class Settings:
     Attributes:
         durability: ``commit``, ``journal`` or ``memory``.
         fallback: None, ``journal`` or ``memory``.
+        keyring: Encrypts what goes to the backend, and into the journal; None leaves it as it is.
         pool, queue, retry: As in `db`.
         replicas: Of the conversations' backend.
     """
 
     durability: str = "commit"
     fallback: str | None = None
+    keyring: Keyring | None = None
     pool: PoolOptions = field(default_factory=PoolOptions)
     queue: QueueOptions = field(default_factory=QueueOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
@@ -74,17 +79,18 @@ class Side:
 
     def __init__(self, url: StoreURL, settings: Settings, tries: Tries, replicas: Sequence[StoreURL] = ()) -> None:
         queue = settings.queue
-        self.below = _below(url, settings, tries, replicas)
+        self.deferring = settings.durability != "commit"
+        queued = self.deferring or settings.fallback is not None
+        self.below = _below(url, settings, tries, replicas, has_fallback=queued)
         self.store: Backend = self.below
         self.queue: WriteQueue | None = None
         self.bounds = Bounds(queue)
         self.tally = Tally()
-        self.deferring = settings.durability != "commit"
         self._life: Life | None = None
         # A store that ends with the process has nothing that a journal could be replayed to.
-        self._folder = None if url.is_ephemeral else Folder(queue.journal_dir, url)
+        self._folder = None if url.is_ephemeral else Folder(queue.journal_dir, url, settings.keyring)
         self.replayed = 0
-        if self.deferring or settings.fallback is not None:
+        if queued:
             journal = _journal(settings) if self._folder is not None else None
             patient = settings.fallback is not None
             self.queue = WriteQueue(
@@ -126,18 +132,32 @@ class Side:
             self._life.abandon(self.below.close_at_exit)
 
 
-def _below(url: StoreURL, settings: Settings, tries: Tries, replicas: Sequence[StoreURL]) -> Backend:
-    """A backend within its layers. What is tried again is tried at the primary: a replica that fails has a stand-in."""
+def _below(
+    url: StoreURL, settings: Settings, tries: Tries, replicas: Sequence[StoreURL], *, has_fallback: bool
+) -> Backend:
+    """A backend within its layers.
+
+    What is tried again is tried at the primary: a replica that fails has a stand-in. Sealing is done to each by itself,
+    for it looks before it writes, and must look where it writes.
+    """
     driver = registry.load(url, settings.pool)
-    store = Retrying(driver, settings.retry, str(url), tries)
+    store = Retrying(_sealed(driver, settings), settings.retry, str(url), tries, has_fallback=has_fallback)
     if not replicas:
         return store
     if not isinstance(driver, Replicable):
         raise ConfigurationError(f"{url} can have no replicas: {registry.find(url).alone}", hint="Leave replicas out")
+    fence = Fence(driver.position, str(url))
+    followers: list[Replica] = []
     for place, replica in enumerate(replicas):
         _check_replica(replica, url, replicas[:place])
-    followers = [(str(replica), registry.load(replica, settings.pool)) for replica in replicas]
-    return Replicated(store, driver, str(url), followers, settings.retry.deadline / _SHARE)
+        follower = registry.load(replica, settings.pool)
+        follower.follow(driver, fence.required)  # type: ignore[attr-defined]  # of its primary's class
+        followers.append(Replica(str(replica), _sealed(follower, settings), settings.retry.deadline / _SHARE))
+    return Replicated(store, fence, followers)
+
+
+def _sealed(driver: Backend, settings: Settings) -> Backend:
+    return driver if settings.keyring is None else Encrypting(driver, settings.keyring)
 
 
 def _check_replica(replica: StoreURL, url: StoreURL, others: Sequence[StoreURL]) -> None:

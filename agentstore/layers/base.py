@@ -108,6 +108,9 @@ class Layer:
     async def scan(self, scan: Scan) -> list[StateItem]:
         return await self._inner.scan(scan)
 
+    async def namespaces(self, after: str | None = None, limit: int = 1000) -> list[str]:
+        return await self._inner.namespaces(after, limit)
+
     async def purge_state(self) -> int:
         return await self._inner.purge_state()
 

@@ -31,11 +31,13 @@ class Breaker:
         name: The backend, for messages; without password.
         patience: Seconds after which a probe is given up whose end nobody told: its loop may rest for ever.
         clock: Seconds that never step back.
+        has_fallback: Writes go on elsewhere while it is open.
         outcome: What becomes of calls while it is open, for the log.
 
     Attributes:
         is_open: The backend could not be reached, and has not answered since.
         since: When it opened, on the clock (`time.monotonic`); None while it is closed.
+        answers: Counts calls that succeeded, roughly: whether any did meanwhile is all that matters.
     """
 
     def __init__(
@@ -43,15 +45,19 @@ class Breaker:
         name: str,
         patience: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        has_fallback: bool = False,
         outcome: str = "calls fail at once",
     ) -> None:
         self._name = name
+        self._has_fallback = has_fallback
         self._outcome = outcome
         self._patience = patience
         self._clock = clock
         self._guard = threading.Lock()  # held for a few instructions only, never across an await
         self.is_open = False
         self.since: float | None = None
+        self.answers = 0
         self._error: UnavailableError | None = None
         self._pause = _FIRST_PAUSE
         self._next = 0.0  # when the next probe may go
@@ -89,10 +95,12 @@ class Breaker:
             self._error, self._probe = error, None
             self._next = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311  to draw processes apart
         if opens:
-            _log.warning("%s is unreachable: until it answers, %s (%s)", self._name, self._outcome, error)
+            level = logging.INFO if self._has_fallback else logging.WARNING  # what takes the writes says so itself
+            _log.log(level, "%s is unreachable: until it answers, %s (%s)", self._name, self._outcome, error)
 
     def answered(self) -> None:
         """The backend is there."""
+        self.answers += 1
         with self._guard:
             if self.since is None:
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agentstore import rules
@@ -309,7 +310,7 @@ def _item(key: str, entry: Entry) -> StateItem | None:
     op = entry.op
     if not isinstance(op, SetItems):
         raise TypeError(f"{op!r} is no write of state")
-    expires_at = entry.accepted_at + op.ttl if op.ttl is not None else None
+    expires_at = entry.accepted_at + op.ttl if isinstance(op.ttl, timedelta) else None
     if not rules.is_live(expires_at, utcnow()):
         return None
     return StateItem(key, copy_json(op.items[key]), 0, expires_at)

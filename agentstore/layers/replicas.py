@@ -13,7 +13,7 @@ from agentstore.protocol import LaggingError
 
 from .base import Layer
 from .breaker import Breaker
-from .fence import Fence, Pause
+from .fence import Pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         Listing,
         Outcome,
         Read,
-        Replicable,
         Scan,
         StateOp,
     )
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from agentstore.stats import PoolStats
 
     from .breaker import Probe
+    from .fence import Fence
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Replica:
 
     Args:
         name: It, for messages; without password.
-        backend: A driver that follows the primary.
+        backend: A driver that follows the primary, perhaps within a layer.
         patience: Seconds after which it is taken for dead.
         clock: Seconds that never step back.
 
@@ -59,10 +59,12 @@ class Replica:
         lag: Runs while it is known to be behind.
     """
 
-    def __init__(self, name: str, backend: Backend, patience: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, name: str, backend: Backend, patience: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.name = name
         self.backend = backend
-        self.breaker = Breaker(name, 2 * patience, clock, "reads go elsewhere")
+        self.breaker = Breaker(name, 2 * patience, clock, outcome="reads go elsewhere")
         self.lag = Pause(clock)
         self._patience = patience
         self._fault = ""
@@ -104,31 +106,14 @@ class Replicated(Layer):
 
     Args:
         inner: The primary, within its layers.
-        driver: The primary's driver.
-        name: The primary, for messages; without password.
-        replicas: Drivers of its replicas, each with a name.
-        patience: Seconds that a read waits for a replica.
-        clock: Seconds that never step back.
-
-    Raises:
-        ConfigurationError: One cannot be a replica of this primary.
+        fence: Knows how far a replica must have come; theirs ask it.
+        replicas: Its replicas.
     """
 
-    def __init__(
-        self,
-        inner: Backend,
-        driver: Replicable,
-        name: str,
-        replicas: Sequence[tuple[str, Backend]],
-        patience: float,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, inner: Backend, fence: Fence, replicas: Sequence[Replica]) -> None:
         super().__init__(inner)
-        self._fence = Fence(driver.position, name, clock)
-        self._replicas = [Replica(its_name, backend, patience, clock) for its_name, backend in replicas]
-        for _, backend in replicas:
-            backend.follow(driver, self._fence.required)  # type: ignore[attr-defined]  # of the primary's class
+        self._fence = fence
+        self._replicas = tuple(replicas)
         self._turn = itertools.count()
         self._ready = False
         self._looks: set[asyncio.Task[None]] = set()
@@ -295,4 +280,4 @@ def _failed_within(answer: object) -> UnavailableError | None:
 
 
 if TYPE_CHECKING:
-    _layer: Callable[[Backend, Replicable, str, Sequence[tuple[str, Backend]], float], Backend] = Replicated
+    _layer: Callable[[Backend, Fence, Sequence[Replica]], Backend] = Replicated

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
-from agentstore.concurrency import outcome_despite
-from agentstore.errors import AgentstoreError, PoolTimeoutError, UnavailableError
+from agentstore.errors import UnavailableError
 from agentstore.protocol import Append, Expire, SetItems
 
 from .base import Layer
 from .breaker import Breaker
+from .job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from agentstore.findings import Finding
     from agentstore.options import RetryOptions
-    from agentstore.protocol import Backend, Change, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
+    from agentstore.protocol import Backend, Change, Find, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
     from agentstore.records import Message, Page, Session, StateItem
     from agentstore.stats import Tries
 
@@ -48,6 +48,7 @@ class Retrying(Layer):
         tries: Counts.
         clock: Seconds that never step back.
         sleep: Waits for so many seconds.
+        has_fallback: Writes go on elsewhere while it is down.
 
     Attributes:
         breaker: Whether the backend is known to be down.
@@ -62,9 +63,10 @@ class Retrying(Layer):
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        has_fallback: bool = False,
     ) -> None:
         super().__init__(inner)
-        self.breaker = Breaker(name, options.deadline, clock)
+        self.breaker = Breaker(name, options.deadline, clock, has_fallback=has_fallback)
         self._options = options
         self._tries = tries
         self._clock = clock
@@ -89,6 +91,9 @@ class Retrying(Layer):
     async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
         return await self._batch(self._inner.read, batch, _always)
 
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        return await self._batch(self._inner.find, batch, _always)
+
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         return await self._batch(self._inner.heads, batch, _always)
 
@@ -110,6 +115,9 @@ class Retrying(Layer):
     async def restore(self, session: Session, messages: Sequence[Message]) -> None:
         await self._call(_never, self._inner.restore, session, messages)
 
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        return await self._call(_always, self._inner.rewrite, session, messages)
+
     async def purge_sessions(self) -> int:
         return await self._call(_always, self._inner.purge_sessions)
 
@@ -124,6 +132,9 @@ class Retrying(Layer):
     async def scan(self, scan: Scan) -> list[StateItem]:
         return await self._call(_always, self._inner.scan, scan)
 
+    async def namespaces(self, after: str | None = None, limit: int = 1000) -> list[str]:
+        return await self._call(_always, self._inner.namespaces, after, limit)
+
     async def purge_state(self) -> int:
         return await self._call(_always, self._inner.purge_state)
 
@@ -133,22 +144,25 @@ class Retrying(Layer):
         self, again: Callable[[None], bool], function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """The result of a call for one caller."""
-        start = self._clock()
+        start, answers = self._clock(), self.breaker.answers
         failed: UnavailableError | None = None
         if not self.breaker.is_open:
             try:
-                return await function(*args, **kwargs)
+                result = await function(*args, **kwargs)
             except UnavailableError as error:
                 failed = error
+            else:
+                self.breaker.answers += 1
+                return result
 
         async def alone(_: Sequence[None]) -> list[Outcome[T]]:
             return [await function(*args, **kwargs)]
 
-        job = _Job(alone, (None,), again)
+        job = Job(alone, (None,), again, self.breaker)
         if failed is not None:
-            job.take_error(failed)
-        (result,) = await self._carried_out(job, start)
-        return cast("T", result)  # an error would have been raised
+            job.begun(answers).take_error(failed)
+        (outcome,) = await self._carried_out(job, start)
+        return cast("T", outcome)  # an error would have been raised
 
     async def _batch(
         self,
@@ -157,30 +171,32 @@ class Retrying(Layer):
         again: Callable[[In], bool],
     ) -> list[Outcome[Out]]:
         """The outcomes of a batch, each kept from the moment that it is final."""
-        start = self._clock()
-        job: _Job[In, Out] | None = None
+        start, answers = self._clock(), self.breaker.answers
+        failed: UnavailableError | list[Outcome[Out]] | None = None
         if not self.breaker.is_open:
             try:
-                outcomes = await function(batch)
+                failed = await function(batch)
             except UnavailableError as error:
-                job = _Job(function, batch, again)
-                job.take_error(error)
+                failed = error
             else:
-                for outcome in outcomes:
+                for outcome in failed:
                     if isinstance(outcome, UnavailableError):
                         break
                 else:
-                    return outcomes
-                job = _Job(function, batch, again)
-                job.take(outcomes)
-        job = job or _Job(function, batch, again)
+                    self.breaker.answers += 1
+                    return failed
+        job = Job(function, batch, again, self.breaker)
+        if isinstance(failed, UnavailableError):
+            job.begun(answers).take_error(failed)
+        elif failed is not None:
+            job.begun(answers).take(failed)
         try:
             return await self._carried_out(job, start)
         except asyncio.CancelledError as cancellation:
             job.keep(cancellation)
             raise
 
-    async def _carried_out(self, job: _Job[In, Out], start: float) -> list[Outcome[Out]]:
+    async def _carried_out(self, job: Job[In, Out], start: float) -> list[Outcome[Out]]:
         """What becomes of a job that was tried in vain, or not yet."""
         probe = None if job.tried else self._enter()
         if probe is not None:
@@ -198,7 +214,7 @@ class Retrying(Layer):
             self._tries.failed_fast()
             raise
 
-    async def _see(self, job: _Job[In, Out], probe: Probe) -> None:
+    async def _see(self, job: Job[In, Out], probe: Probe) -> None:
         """Try once, to see whether the backend is back."""
         try:
             await job.attempt()
@@ -212,7 +228,7 @@ class Retrying(Layer):
         else:
             self.breaker.abandoned(probe)
 
-    async def _mend(self, job: _Job[In, Out], start: float) -> None:
+    async def _mend(self, job: Job[In, Out], start: float) -> None:
         """Try until nothing is left that another attempt could mend, or the attempts or the time are used up."""
         if not job.tried:
             await job.attempt()
@@ -220,10 +236,10 @@ class Retrying(Layer):
             await self._try_again(job, start)
         if job.heard:
             self.breaker.answered()
-        elif job.left and job.silence is not None:
+        elif job.is_lost and job.silence is not None:
             self.breaker.failed(job.silence)
 
-    async def _try_again(self, job: _Job[In, Out], start: float) -> None:
+    async def _try_again(self, job: Job[In, Out], start: float) -> None:
         import tenacity  # noqa: PLC0415  6 ms, for what may never happen
 
         def is_over(state: RetryCallState) -> bool:
@@ -242,83 +258,6 @@ class Retrying(Layer):
             if attempt.retry_state.attempt_number > 1:  # the first has failed already
                 await job.attempt()
             attempt.retry_state.set_result(bool(job.left))
-
-
-class _Job(Generic[In, Out]):
-    """A batch on its way: what each operation came to, and which are worth another attempt.
-
-    Args:
-        function: Carries out operations.
-        batch: All of them.
-        again: Whether an operation may be repeated though it may have been carried out.
-
-    Attributes:
-        outcomes: The latest of each.
-        tried: There are outcomes.
-        left: The places of those that the next attempt is for.
-        raised: What the latest attempt raised, if it was about the whole batch.
-        heard: Some operation was answered by the backend, be it with an error.
-        silence: An error of which the backend knows nothing.
-    """
-
-    def __init__(
-        self,
-        function: Callable[[Sequence[In]], Awaitable[list[Outcome[Out]]]],
-        batch: Sequence[In],
-        again: Callable[[In], bool],
-    ) -> None:
-        self._function = function
-        self._batch = batch
-        self._again = again
-        self.outcomes: list[Any] = [None] * len(batch)
-        self.tried = False
-        self.left: Sequence[int] = range(len(batch))
-        self.raised: AgentstoreError | None = None
-        self.heard = False
-        self.silence: UnavailableError | None = None
-
-    async def attempt(self) -> None:
-        """Try what is left, in order."""
-        try:
-            outcomes = await self._function([self._batch[index] for index in self.left])
-        except AgentstoreError as error:
-            self.take_error(error)
-        else:
-            self.take(outcomes)
-
-    def take_error(self, error: AgentstoreError) -> None:
-        """An attempt has raised this."""
-        whole = len(self.left) == len(self._batch)
-        self.take([error] * len(self.left))
-        self.raised = error if whole else None
-
-    def take(self, outcomes: Sequence[Outcome[Out]]) -> None:
-        """An attempt has come to this."""
-        left = []
-        for index, outcome in zip(self.left, outcomes, strict=True):
-            self.outcomes[index] = outcome
-            if isinstance(outcome, UnavailableError):
-                if outcome.passing and (outcome.unsent or self._again(self._batch[index])):
-                    left.append(index)
-                if isinstance(outcome, PoolTimeoutError) or (outcome.passing and not outcome.answered):
-                    self.silence = outcome
-                    continue
-            self.heard = True
-        self.tried, self.left, self.raised = True, left, None
-
-    def keep(self, cancellation: asyncio.CancelledError) -> None:
-        """Let the cancellation tell all outcomes, as `uncancelled` lets it tell those of the attempt it came upon."""
-        done = outcome_despite(cancellation)
-        if done is not None and not done.cancelled():
-            error = done.exception()
-            if error is None:
-                self.take(done.result())
-            elif isinstance(error, AgentstoreError):
-                self.take_error(error)
-        if self.tried:
-            everything: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            everything.set_result(self.outcomes)
-            cancellation.done_despite = everything  # type: ignore[attr-defined]
 
 
 def _always(_: object) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
+from time import monotonic
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from agentstore.concurrency import ended, outcome_despite
@@ -23,7 +24,7 @@ Op = TypeVar("Op")
 Out = TypeVar("Out")
 
 _Entry: TypeAlias = "tuple[Op, asyncio.Future[Out], float]"
-"""An operation, where its caller waits, and since when on the loop's clock."""
+"""An operation, where its caller waits, and since when."""
 
 _PRECISION = 1e-3  # seconds by which a loop's timer may ring too early
 
@@ -88,11 +89,10 @@ class Grouping(Generic[Op, Out]):
         Raises:
             UnavailableError: There was no answer within the deadline. What was in flight may be stored or not.
         """
-        loop = asyncio.get_running_loop()
-        entry = (op, loop.create_future(), loop.time())
+        entry = (op, asyncio.get_running_loop().create_future(), monotonic())
         self._waiting.append(entry)
-        if self._watch is None and self._deadline is not None:
-            self._watch = loop.call_later(self._deadline, self._tell_the_late, loop, self._deadline)
+        if self._watch is None:
+            self._ring(entry[2])
         if self._drainer is None or self._drainer.done():
             self._drainer = asyncio.create_task(self._drain())
         try:
@@ -120,9 +120,15 @@ class Grouping(Generic[Op, Out]):
             self._waiting.clear()
             self._in_flight = []
 
-    def _tell_the_late(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+    def _ring(self, since: float) -> None:
+        """See to it that somebody looks when a caller who came then has waited for the deadline."""
+        if self._deadline is not None:
+            seconds = since + self._deadline - monotonic()
+            self._watch = asyncio.get_running_loop().call_later(seconds, self._tell_the_late, self._deadline)
+
+    def _tell_the_late(self, deadline: float) -> None:
         """Fail all who have waited for the deadline, and ring again for the next who would."""
-        last = loop.time() - deadline + _PRECISION
+        last = monotonic() - deadline + _PRECISION
         for _, future, since in self._in_flight:
             if since <= last and not future.done():
                 future.set_exception(_late(deadline, sent=True))
@@ -132,7 +138,9 @@ class Grouping(Generic[Op, Out]):
             future.set_exception(_late(deadline, sent=False))
             future.exception()
         left = [since for _, future, since in (*self._in_flight, *islice(self._waiting, 1)) if not future.done()]
-        self._watch = loop.call_at(min(left) + deadline, self._tell_the_late, loop, deadline) if left else None
+        self._watch = None
+        if left:
+            self._ring(min(left))
 
     def _next_group(self) -> list[_Entry[Op, Out]]:
         group = [self._waiting.popleft()]
@@ -166,13 +174,14 @@ class Grouping(Generic[Op, Out]):
         self._tally.groups += 1
         self._tally.operations += len(group)
         for (_, future, _), outcome in zip(group, outcomes, strict=True):
-            if future.done():  # its caller was told that it is late
+            try:
+                if isinstance(outcome, BaseException):
+                    future.set_exception(outcome)
+                    future.exception()  # a caller that has gone needs no "never retrieved"
+                else:
+                    future.set_result(outcome)
+            except asyncio.InvalidStateError:  # its caller was told that it is late
                 continue
-            if isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-                future.exception()  # a caller that has gone needs no "never retrieved"
-            else:
-                future.set_result(outcome)
 
 
 def _late(deadline: float, *, sent: bool) -> UnavailableError:

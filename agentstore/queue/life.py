@@ -137,8 +137,7 @@ class Life:
 
     async def _end(self) -> None:
         queue = self._queue
-        if not await queue.emptied(self._close_timeout):
-            _log.warning("%d writes are not stored yet, and the queue is closed", len(queue.left()))
+        await queue.emptied(self._close_timeout)
         for task in (self._later, *(hand.task for hand in queue.hands)):
             if task is not None:
                 task.cancel()

@@ -5,6 +5,7 @@ A lane's writes reach the backend in the order in which they were accepted, and 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,6 +25,9 @@ Deferrable: TypeAlias = Append | SetItems
 
 io = DaemonExecutor(1, "agentstore-journals")
 """Does what blocks about the files of journals."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=io.forget)
 
 MAX_GROUP = 1000  # writes in a group
 MAX_GROUP_BYTES = 16 * 2**20

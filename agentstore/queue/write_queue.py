@@ -213,6 +213,7 @@ class WriteQueue:
             UnavailableError: It took longer than the deadline.
         """
         last = self._serial
+        self._hurry()
         await self._waiters.until(lambda: self._oldest() > last, "writes accepted before the flush", patient=True)
         with self.guard:
             refusals, self._refusals = self._refusals, []
@@ -237,14 +238,11 @@ class WriteQueue:
             lambda: (first := lanes.first(key)) is None or first.serial > last.serial, f"writes to {key!r}"
         )
 
-    async def emptied(self, timeout: float) -> bool:  # noqa: ASYNC109  the answer is no error
-        """Wait until nothing is pending; False if that took longer."""
+    async def emptied(self, patience: float) -> None:
+        """Wait until nothing is pending, for so many seconds at most."""
         self._hurry()
-        try:
-            await self._waiters.until(lambda: not self._outstanding, "writes", patient=True, patience=timeout)
-        except UnavailableError:
-            return False
-        return True
+        with contextlib.suppress(UnavailableError):  # `left` tells
+            await self._waiters.until(lambda: not self._outstanding, "writes", patient=True, patience=patience)
 
     def _oldest(self) -> float:
         return next(iter(self._outstanding)).serial if self._outstanding else math.inf

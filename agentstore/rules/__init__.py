@@ -21,7 +21,7 @@ from .sessions import (
     ttl_of,
     visible,
 )
-from .state import StatePlan, named_keys
+from .state import StatePlan, named_keys, summand
 
 __all__ = [
     "Marks",
@@ -46,6 +46,7 @@ __all__ = [
     "read_cursor",
     "rewritten",
     "shortened",
+    "summand",
     "touched",
     "ttl_of",
     "visible",

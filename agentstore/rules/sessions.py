@@ -184,7 +184,9 @@ def _append(
             op.session_id, op.user_id, op.agent, created_at=now, updated_at=before, last_seq=here.last_seq
         )
         here.messages = known = {}
-    metadata = check_metadata({**session.metadata, **op.metadata}) if op.metadata else session.metadata
+    metadata = session.metadata
+    if op.metadata:
+        metadata = check_metadata({**metadata, **op.metadata}, limit=op.metadata_room)
     seqs = numbering(here.last_seq, len(fresh))
     added = [replace(message, seq=seq) for message, seq in zip(fresh, seqs, strict=True)]
     here.last_seq = seqs[-1] if added else here.last_seq

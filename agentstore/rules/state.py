@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentstore.checks import check_value
 from agentstore.errors import ConflictError, InvalidInputError
-from agentstore.protocol import DeleteKeys, Expire, Increment, SetItems, StateOp
+from agentstore.protocol import DeleteKeys, Expire, Increment, Keep, SetItems, StateOp
 from agentstore.records import StateItem
 
 from .marks import Marks, advanced, passed
@@ -86,9 +86,13 @@ class StatePlan:
             return 0
         for key in op.items:
             self._check_version(op.namespace, key, op.if_version, now)
-        expires_at = now + op.ttl if op.ttl else None
         version = 0
         for key, value in op.items.items():
+            if isinstance(op.ttl, Keep):
+                item = self._live(op.namespace, key, now)
+                expires_at = item.expires_at if item else None
+            else:
+                expires_at = now + op.ttl if op.ttl else None
             version = self._put(op.namespace, key, value, expires_at)
         if op.mark is not None:
             self.marks[op.namespace] = advanced(marks, op.mark)
@@ -117,10 +121,7 @@ class StatePlan:
 
     def _increment(self, op: Increment, now: datetime) -> int:
         item = self._live(op.namespace, op.key, now)
-        value = item.value if item else 0
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise InvalidInputError(f"key {op.key!r} holds a {type(value).__name__}: only an int can be incremented")
-        total: int = value + op.by
+        total = summand(op.key, item) + op.by
         check_value(total)
         self._put(op.namespace, op.key, total, item.expires_at if item else None)
         return total
@@ -131,6 +132,18 @@ class StatePlan:
             return 0
         self._put(op.namespace, op.key, item.value, now + op.ttl if op.ttl else None)
         return 1
+
+
+def summand(key: str, item: StateItem | None) -> int:
+    """What an increment adds to: the value of the live item, 0 where there is none.
+
+    Raises:
+        InvalidInputError: It is no int.
+    """
+    value = item.value if item else 0
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidInputError(f"key {key!r} holds a {type(value).__name__}: only an int can be incremented")
+    return value
 
 
 def named_keys(batch: Iterable[StateOp]) -> list[tuple[str, str]]:

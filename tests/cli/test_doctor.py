@@ -13,6 +13,7 @@ from agentstore.cli import doctor
 from agentstore.cli.app import app
 from agentstore.drivers import disk
 from agentstore.drivers.memory import MemoryBackend
+from agentstore.drivers.sql.upgrade import VERSION
 from agentstore.findings import Finding
 from agentstore.stats import PoolStats
 
@@ -86,7 +87,7 @@ def test_what_sqlite_says(folder):
     make("sqlite:///x.db")
     findings = found("sqlite:///x.db")
     assert sqlite3.sqlite_version in findings["server"]["value"]
-    assert findings["schema"]["value"] == "version 0001"
+    assert findings["schema"]["value"] == f"version {VERSION}"
     assert str(folder / "x.db") in findings["file"]["value"]
     assert findings["journal mode"]["value"] == "wal"
     assert findings["synchronous"]["value"].startswith("FULL")

@@ -1,9 +1,9 @@
 import pytest
 
-from agentstore.testing import ProcessContract, StoreContract
+from agentstore.testing import DeferredContract, ProcessContract, StoreContract
 
 
-class TestJSON(StoreContract, ProcessContract):
+class TestJSON(StoreContract, DeferredContract, ProcessContract):
     @pytest.fixture
     def database_url(self, tmp_path):
         return f"json:///{tmp_path}/store"

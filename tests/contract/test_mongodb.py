@@ -1,9 +1,9 @@
 import pytest
 
-from agentstore.testing import ProcessContract, StoreContract
+from agentstore.testing import DeferredContract, ProcessContract, StoreContract
 
 
-class TestMongoDB(StoreContract, ProcessContract):
+class TestMongoDB(StoreContract, DeferredContract, ProcessContract):
     @pytest.fixture
     def database_url(self, fresh):
         return fresh("mongodb")

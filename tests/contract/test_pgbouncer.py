@@ -1,9 +1,9 @@
 import pytest
 
-from agentstore.testing import ProcessContract, StoreContract
+from agentstore.testing import DeferredContract, ProcessContract, StoreContract
 
 
-class TestPgBouncer(StoreContract, ProcessContract):
+class TestPgBouncer(StoreContract, DeferredContract, ProcessContract):
     """In transaction mode: each transaction may meet another connection of the server."""
 
     @pytest.fixture

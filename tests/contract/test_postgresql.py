@@ -1,9 +1,9 @@
 import pytest
 
-from agentstore.testing import ProcessContract, StoreContract
+from agentstore.testing import DeferredContract, ProcessContract, StoreContract
 
 
-class TestPostgreSQL(StoreContract, ProcessContract):
+class TestPostgreSQL(StoreContract, DeferredContract, ProcessContract):
     @pytest.fixture
     def database_url(self, fresh):
         return fresh("postgresql")

@@ -1,21 +1,21 @@
 import pytest
 
-from agentstore.testing import ProcessContract, StoreContract
+from agentstore.testing import DeferredContract, ProcessContract, StoreContract
 
 
-class TestRedis(StoreContract, ProcessContract):
+class TestRedis(StoreContract, DeferredContract, ProcessContract):
     @pytest.fixture
     def database_url(self, fresh):
         return fresh("redis")
 
 
-class TestRedisCluster(StoreContract, ProcessContract):
+class TestRedisCluster(StoreContract, DeferredContract, ProcessContract):
     @pytest.fixture
     def database_url(self, fresh):
         return fresh("redis-cluster")
 
 
-class TestRedisSentinel(StoreContract, ProcessContract):
+class TestRedisSentinel(StoreContract, DeferredContract, ProcessContract):
     @pytest.fixture
     def database_url(self, fresh):
         return fresh("redis-sentinel")

@@ -4,7 +4,8 @@ import copy
 
 from agentstore.drivers.memory import MemoryBackend
 from agentstore.errors import UnavailableError
-from agentstore.layers.replicas import Replicated
+from agentstore.layers.fence import Fence
+from agentstore.layers.replicas import Replica, Replicated
 from agentstore.options import PoolOptions
 from agentstore.protocol import GetItems, LaggingError, Read, Scan
 from agentstore.url import StoreURL
@@ -97,8 +98,12 @@ class Rig:
         self.clock = Clock()
         self.primary = Fake()
         self.replicas = [Fake() for _ in range(replicas)]
-        named = [(f"fake://replica-{number}", replica) for number, replica in enumerate(self.replicas)]
-        self.store = Replicated(self.primary, self.primary, "fake://primary", named, patience, clock=self.clock)
+        fence = Fence(self.primary.position, "fake://primary", self.clock)
+        followers = []
+        for number, replica in enumerate(self.replicas):
+            replica.follow(self.primary, fence.required)
+            followers.append(Replica(f"fake://replica-{number}", replica, patience, self.clock))
+        self.store = Replicated(self.primary, fence, followers)
 
     async def opened(self):
         await self.store.aopen()

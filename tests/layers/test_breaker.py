@@ -9,6 +9,7 @@ from retry_kit import Rig, Single, lost, refused, turn
 
 from agentstore.errors import ConflictError, PoolTimeoutError, UnavailableError
 from agentstore.layers.breaker import Breaker
+from agentstore.protocol import Read
 
 pytestmark = pytest.mark.anyio
 
@@ -166,6 +167,23 @@ async def test_a_part_that_is_down_does_not_open_it():
     stored, outcome = await rig.store.append([turn("a"), turn("b", "elsewhere")])
     assert stored[0].content == "a"
     assert str(outcome) == "lost"
+    assert not rig.breaker.is_open
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+async def test_while_others_are_answered_it_stays_closed(attempts):
+    rig = Rig(attempts=attempts)
+    ping = rig.backend.ping
+
+    async def answered_meanwhile():
+        await rig.store.read([Read("s")])
+        await ping()
+
+    rig.store._inner.ping = answered_meanwhile
+    rig.fail(*[step for _ in range(attempts) for step in (None, lost())])
+    with pytest.raises(UnavailableError, match="lost"):
+        await rig.store.ping()
+    assert len(rig.called("ping")) == attempts
     assert not rig.breaker.is_open
 
 

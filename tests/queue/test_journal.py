@@ -8,6 +8,8 @@ import sys
 import textwrap
 import threading
 import traceback
+import warnings
+from pathlib import Path
 
 import pytest
 from journal_kit import ROOM, URL, Told, Toy, folder, replay, segments, until, write
@@ -39,12 +41,17 @@ def open_journal(tmp_path, told):
 
 @pytest.fixture
 def syncs(monkeypatch):
-    """Counts fdatasync; while `hold` is not set none goes on, and `fail` of them fail."""
+    """Counts fdatasync; after `stop` none goes on until `hold` is set, and `fail` of them fail."""
 
     class Syncs:
         count = fail = 0
         hold = threading.Event()
         waiting = threading.Event()
+
+        @classmethod
+        def stop(cls):
+            cls.waiting.clear()  # making the folder has set it
+            cls.hold.clear()
 
     Syncs.hold.set()
     real = os.fdatasync
@@ -125,8 +132,7 @@ def test_one_sync_serves_all_that_waits(told, open_journal, syncs):
     journal = open_journal()
     write(journal, [b"first"], start=0)
     before = syncs.count
-    syncs.waiting.clear()
-    syncs.hold.clear()
+    syncs.stop()
     journal.write(b"second", 1, 1)
     assert syncs.waiting.wait(30)
     for position in range(2, 1000):
@@ -177,15 +183,15 @@ def test_a_small_current_segment_stays_and_a_large_one_goes(open_journal):
     write(journal, [b"x" * 2000], start=2)
     assert len(segments(journal.path)) == 1
     journal.settle([2])
-    until(lambda: not segments(journal.path))
-    assert journal.size == 0
+    until(lambda: journal.size == 0)
+    assert segments(journal.path) == []
     write(journal, [b"z"], start=3)
     assert journal.close() == journal.path
 
 
 def test_settled_before_it_is_synced(told, open_journal, syncs):
     journal = open_journal()
-    syncs.hold.clear()
+    syncs.stop()
     journal.write(b"a", 1, 1)
     assert syncs.waiting.wait(30)
     journal.write(b"b", 2, 2)
@@ -196,12 +202,25 @@ def test_settled_before_it_is_synced(told, open_journal, syncs):
     assert journal.close() is None
 
 
+def test_a_segment_that_is_given_up_just_when_a_group_comes(tmp_path, open_journal, syncs):
+    journal = open_journal(max_bytes=SMALL)
+    syncs.stop()
+    journal.write(b"a" * 2000, 1, 1)
+    assert syncs.waiting.wait(30)
+    journal.write(b"b", 2, 2)
+    journal.settle([1])
+    syncs.hold.set()
+    assert journal.wait(30)
+    assert journal.close() == journal.path
+    assert replay(tmp_path)[0][2] == b"b"
+
+
 def test_the_bound_counts_the_disk_and_what_waits(open_journal, syncs):
     journal = open_journal(max_bytes=SMALL)
     write(journal, [b"x" * 20_000])
     assert journal.has_room(40_000)
     assert not journal.has_room(46_000)
-    syncs.hold.clear()
+    syncs.stop()
     journal.write(b"x" * 20_000, 2, 2)
     assert not journal.has_room(30_000)
     journal.write(b"x" * 10_000, 3, 3)
@@ -265,12 +284,18 @@ def test_a_disk_too_full_for_a_new_segment(tmp_path, told, open_journal):
     assert replay(tmp_path) == ({2: b"c"}, [])
 
 
-@pytest.mark.parametrize("cut", [True, False], ids=["cut", "not even cut"])
-def test_a_sync_that_fails_ends_the_segment(tmp_path, told, open_journal, syncs, monkeypatch, cut):
-    journal = open_journal()
-    write(journal, [b"a"])
-    if not cut:
+@pytest.fixture(params=[True, False], ids=["cut", "not even cut"])
+def cut(request, monkeypatch):
+    """Whether a file can be cut after it could not be synced."""
+    if not request.param:
         monkeypatch.setattr(os, "ftruncate", lambda *_: (_ for _ in ()).throw(OSError(5, "no")))
+    return request.param
+
+
+def test_a_sync_that_fails_ends_the_segment(tmp_path, open_journal, syncs, cut):
+    told = Told()
+    journal = open_journal(on_synced=told)
+    write(journal, [b"a"])
     syncs.fail = 1
     write(journal, [b"lost", b"c"], start=2)
     assert (told.synced, told.failed) == ([1, 3], [2])
@@ -447,7 +472,9 @@ def test_a_folder_that_cannot_be_used(tmp_path):
 def forked(function):
     """Runs `function` in a forked child, which then stays until the pipe it is given ends; what it says."""
     (said, say), (stay, go) = os.pipe(), os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads about: just so
+        pid = os.fork()
     if not pid:
         try:
             os.close(go)
@@ -482,8 +509,7 @@ def test_a_forked_child_touches_nothing(tmp_path, told, open_journal):
         journal.settle([1])
         assert journal.wait(0)
         assert journal.close() is None
-        numbers = os.listdir("/proc/self/fd")
-        names = [os.readlink(f"/proc/self/fd/{n}") for n in numbers if os.path.exists(f"/proc/self/fd/{n}")]  # noqa: PTH110, PTH115
+        names = [str(number.readlink()) for number in Path("/proc/self/fd").iterdir() if number.exists()]
         return [name for name in names if str(tmp_path) in name]
 
     answer, end = forked(child)

@@ -1,24 +1,21 @@
 """Appends: look what is there, plan, and insert one block."""
-# ruff: noqa: S608  statements are made of constants and of what `literals` has written
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from agentstore import rules
-from agentstore.drivers.sql import rows
 from agentstore.errors import CorruptRecordError
 from agentstore.records import utcnow
 
-from . import heads, sending
+from . import heads, named, sending
 from .cleaning import clean
-from .literals import MOST, listed, literal, portions
-from .records import id_of, message_rows, messages_of
-from .schema import HEAD, ID, INDEX_COLUMNS, MESSAGE, MESSAGE_COLUMNS
+from .literals import listed
+from .records import mark_row, message_rows, messages_of
+from .schema import HEAD, INDEX_COLUMNS, MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from agentstore.protocol import Append, Outcome
     from agentstore.records import Message
@@ -27,16 +24,15 @@ if TYPE_CHECKING:
     from .link import Link, Row
     from .place import Place
 
-_TOGETHER = 50  # conditions in one statement
-_SEQS = MOST // _TOGETHER  # in a condition
+_Loaded: TypeAlias = "tuple[dict[str, Known], dict[str, dict[str, int]], dict[str, dict[str, int]]]"
 
 
 async def append(link: Link, here: Place, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
     """Store the batch; nobody else of this process writes the log meanwhile."""
-    known, ids = await _load(link, here, batch)
-    stored, broken = heads.readable(known)
-    if ids:
-        await _add_messages(link, ids, stored, broken)
+    known, marks, places = await _load(link, here, batch)
+    stored, broken = heads.readable(known, marks)
+    if places:
+        await _add_messages(link, places, stored, broken)
     now = utcnow()
     planned, written = rules.plan_appends(
         [op for op in batch if op.session_id in stored], stored, now, here.writer.seqs
@@ -50,6 +46,7 @@ async def append(link: Link, here: Place, batch: Sequence[Append]) -> list[Outco
             block.append(session.head(entry.session, here.writer.slot, version, floor=floor))
             for message in entry.messages:
                 block += message_rows(session_id, message, version)
+            block += [mark_row(session_id, *mark) for mark in (entry.marks or {}).items()]
         versions = {session_id: known[session_id].next_version(now) for session_id in written}
         await sending.insert(link, here.writer.sent, block)
         with sending.may_be_stored():
@@ -60,58 +57,34 @@ async def append(link: Link, here: Place, batch: Sequence[Append]) -> list[Outco
     return [next(outcomes) if op.session_id in stored else broken[op.session_id] for op in batch]
 
 
-async def _load(link: Link, here: Place, batch: Sequence[Append]) -> tuple[dict[str, Known], dict[str, dict[str, int]]]:
-    """What is known of the sessions, and the seqs of those ids that seem to be there."""
+async def _load(link: Link, here: Place, batch: Sequence[Append]) -> _Loaded:
+    """What is known of the sessions, how far the batch's queues have come, and where the named messages seem to be."""
     session_ids = {op.session_id for op in batch}
-    named = {(op.session_id, message.id) for op in batch for message in op.messages}
-    keys = {rows.id_key(*name) for name in named}
-    looked = [f" OR kind = {ID} AND num IN {listed(part)}" for part in portions(sorted(keys))] or [""]
-    among = listed(sorted(session_ids))
-    rows_found: list[Row] = []
-    for condition in looked:
-        rows_found += await link.select(
-            f"SELECT {INDEX_COLUMNS} FROM agentstore_log WHERE (kind = {HEAD}{condition}) AND session_id IN {among}"
-        )
-    found = heads.newest(rows_found)
+    names = {(op.session_id, message.id) for op in batch for message in op.messages}
+    queues = sorted({op.mark.queue for op in batch if op.mark})
+    marked = f" OR kind = {MARK} AND num = 0 AND id IN {listed(queues)}" if queues else ""
+    found = await named.look(link, INDEX_COLUMNS, session_ids, names, marked)
     known = heads.together((row for row in found if row[0] == HEAD), session_ids)
     known |= await heads.load(link, [name for name, session in known.items() if not here.recent.recall(session)])
     here.writer.sent.tell(known.values())
-    ids: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for kind, session_id, _, entry, seq, _, deleted, _ in found:
-        if kind != ID:
-            continue
-        message_id = id_of(entry)
-        if not deleted and (session_id, message_id) in named and seq > known[session_id].floor:
-            there = ids[session_id]
-            there[message_id] = min(seq, there.get(message_id, seq))  # of an id stored twice the first one counts
-    return known, ids
+    marks: dict[str, dict[str, int]] = {}
+    for kind, session_id, _, queue, _, position, *_ in found:
+        if kind == MARK:
+            marks.setdefault(session_id, {})[queue] = position
+    return known, marks, named.seqs(found, names, known)
 
 
 async def _add_messages(
     link: Link,
-    ids: dict[str, dict[str, int]],
+    places: dict[str, dict[str, int]],
     stored: dict[str, rules.Stored],
     broken: dict[str, CorruptRecordError],
 ) -> None:
-    conditions = [_named(name, part) for name in sorted(ids) for part in portions(sorted(ids[name].values()), _SEQS)]
-    found: list[Row] = []
-    for together in portions(conditions, _TOGETHER):
-        condition = " OR ".join(together)
-        found += await link.select(
-            f"SELECT {MESSAGE_COLUMNS} FROM agentstore_log WHERE {condition}"
-            " ORDER BY session_id, num, id, version DESC LIMIT 1 BY session_id, num, id"
-        )
-    for row in found:
-        session_id, deleted, message_id, seq = row[:4]
-        here = stored.get(session_id)
-        if here is None or deleted or ids[session_id].get(message_id) != seq:
+    for (session_id, message_id), row in (await named.load(link, places)).items():
+        if session_id not in stored:
             continue
         try:
-            (here.messages[message_id],) = messages_of([row])
+            (stored[session_id].messages[message_id],) = messages_of([row])
         except CorruptRecordError as error:
             broken[session_id] = error
             del stored[session_id]
-
-
-def _named(session_id: str, seqs: Iterable[int]) -> str:
-    return f"(kind = {MESSAGE} AND session_id = {literal(session_id)} AND num IN {listed(seqs)})"

@@ -9,7 +9,7 @@ from agentstore.concurrency import uncancelled
 from agentstore.errors import ClosedError
 from agentstore.pool import Pools
 
-from . import appends, opening, reading, sessions, state
+from . import appends, named, opening, reading, sessions, state
 from .connecting import ConnectionPool
 from .examining import examine
 from .isolation import isolated
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Append,
         Backend,
         Change,
+        Find,
         GetItems,
         Head,
         Listing,
@@ -110,6 +111,9 @@ class ClickHouseBackend:
     async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
         return await self._read(lambda link: reading.read(link, batch))
 
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        return await self._read(lambda link: named.find(link, batch))
+
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         return await self._read(lambda link: reading.heads_of(link, batch))
 
@@ -130,6 +134,9 @@ class ClickHouseBackend:
 
     async def restore(self, session: Session, messages: Sequence[Message]) -> None:
         await self._write(_log, lambda link, here: sessions.restore(link, here.writer, session, messages))
+
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        return await self._write(_log, lambda link, here: sessions.rewrite(link, here.writer, session, messages))
 
     async def purge_sessions(self) -> int:
         return await self._portions(_log, await self._read(sessions.expired), sessions.purge, sessions.PURGED)

@@ -157,14 +157,15 @@ def code(error: BaseException | None) -> int | None:
     return error.code if isinstance(error, ServerException) else None
 
 
-def translated(error: Exception, place: str) -> AgentstoreError:
+def translated(error: Exception, place: str, *, ended: bool = False) -> AgentstoreError:
     """The error of ours for one of `RAISED`; raise it ``from`` that one.
 
     Args:
         error: What was raised.
         place: Which server, for the message.
+        ended: The connection has ended: asynch takes what is missing for empty, and stumbles over it later.
     """
-    known = BY_CODE.get(code(error) or 0)
+    known = _LOST if ended and not isinstance(error, ServerException) else BY_CODE.get(code(error) or 0)
     if any(isinstance(reason, ssl.SSLError) for reason in _reasons(error)):
         known = _TLS
     meaning = known or next(meaning for kind, meaning in BY_TYPE.items() if isinstance(error, kind))

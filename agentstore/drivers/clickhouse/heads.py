@@ -176,13 +176,15 @@ def alive(known: Known) -> str:
     )
 
 
-def readable(found: Mapping[str, Known]) -> tuple[dict[str, rules.Stored], dict[str, CorruptRecordError]]:
+def readable(
+    found: Mapping[str, Known], marks: Mapping[str, rules.Marks]
+) -> tuple[dict[str, rules.Stored], dict[str, CorruptRecordError]]:
     """The sessions as the rules take them, and what is wrong with those that cannot be read."""
     stored: dict[str, rules.Stored] = {}
     broken: dict[str, CorruptRecordError] = {}
     for session_id, known in found.items():
         try:
-            stored[session_id] = rules.Stored(known.session, known.top)
+            stored[session_id] = rules.Stored(known.session, known.top, marks=marks.get(session_id, {}))
         except CorruptRecordError as error:
             broken[session_id] = error
     return stored, broken

@@ -125,7 +125,12 @@ class ServerLink:
         except RAISED as error:
             if isinstance(error, ServerException):  # asynch takes it for the end, but more may follow: nobody knows
                 self._connection.is_query_executing = True
-            raise translated(error, self._place) from error
+            raise translated(error, self._place, ended=self._has_ended()) from error
+
+    def _has_ended(self) -> bool:
+        """Whether the server will say no more on this connection."""
+        reader = self._connection.reader  # asynch's own, around that of asyncio; None when there is no connection
+        return reader is not None and reader.reader is not None and reader.reader.at_eof()
 
     async def _begin(self, statement: str, client: dict[str, Any]) -> None:
         connection = self._connection

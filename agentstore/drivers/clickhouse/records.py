@@ -8,7 +8,7 @@ from agentstore import codec
 from agentstore.drivers.sql import rows
 from agentstore.errors import CorruptRecordError
 
-from .schema import HEAD, ID, MESSAGE, NEVER
+from .schema import HEAD, ID, MARK, MESSAGE, NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,6 +61,11 @@ def removed_rows(session_id: str, message_id: str, seq: int, version: int) -> tu
         (MESSAGE, session_id, seq, message_id, seq, version, 1, *_NO_MESSAGE, *_NO_HEAD, ""),
         (ID, session_id, key, _entry(message_id, seq), seq, version, 1, *_NO_MESSAGE, *_NO_HEAD, ""),
     )
+
+
+def mark_row(session_id: str, queue: str, position: int) -> Row:
+    """How far a queue has come in a session: of its rows the one that came farthest stays."""
+    return (MARK, session_id, 0, queue, 0, position, 0, *_NO_MESSAGE, *_NO_HEAD, "")
 
 
 def _entry(message_id: str, seq: int) -> str:

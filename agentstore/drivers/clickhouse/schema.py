@@ -1,10 +1,14 @@
 """The tables, and what is in which column.
 
 `agentstore_log` holds the truth, so that one INSERT of one block stores an append with its head, or nothing. Its rows
-are of three kinds. A *head* says what a session is; each writer has one, and the one with the greatest version counts.
-A *message* stands under its seq. An *id* leads from a message's id to its seq. All are replaced by rows of the same key
-and a higher version, when the server merges parts; until then readers choose. Heads stand together, at the beginning,
-for listings.
+are of four kinds. A *head* says what a session is; each writer has one, and the one with the greatest version counts.
+A *message* stands under its seq. An *id* leads from a message's id to its seq. A *mark* says how far a queue has come
+in a session. All are replaced by rows of the same key and a higher version, when the server merges parts; until then
+readers choose. Heads stand together, at the beginning, for listings.
+
+Marks are rows of their own, not a column of heads: so no other writer has to keep them, queues of two processes do not
+overwrite one another's, and who has no queue pays nothing. Their version is the position in the queue. In the state
+they are tombstones of keys that nobody else can have, beside the keys of their namespace.
 
 Messages up to a session's `floor_seq` are gone, whatever rows are left of them: so a clear or a delete is one row too.
 """
@@ -13,8 +17,11 @@ from __future__ import annotations
 
 VERSION = 1
 
-HEAD, MESSAGE, ID = 0, 1, 2
+HEAD, MESSAGE, ID, MARK = 0, 1, 2, 3
 """The kinds of rows in the log."""
+
+MARKED = "\0"
+"""What the state's key of a mark begins with, before the queue's id. No other key has a NUL."""
 
 NEVER = 2**63 - 1
 """Stands for no expiry."""

@@ -12,11 +12,11 @@ from agentstore.errors import ConflictError
 from agentstore.protocol import Read
 from agentstore.records import utcnow
 
-from . import heads, sending, windows
-from .cleaning import clean
+from . import heads, named, sending, windows
+from .cleaning import clean, clean_heads
 from .literals import listed, literal, portions
 from .numbers import Scale
-from .records import id_of, message_rows, removed_rows
+from .records import id_of, message_rows, messages_of, removed_rows
 from .schema import HEAD, ID, INDEX_COLUMNS
 from .windows import Reader
 
@@ -125,6 +125,29 @@ async def restore(link: Link, writer: Writer, session: Session, messages: Sequen
     for message in messages:
         block += message_rows(session.id, message, version + 1)
     await sending.insert(link, writer.sent, block)
+
+
+async def rewrite(link: Link, writer: Writer, session: Session, messages: Sequence[Message]) -> bool:
+    """Replace the head and the messages, also those that two processes stored at once."""
+    known = await _load(link, writer, session.id)
+    there = known.session
+    if there is None or there.updated_at != session.updated_at:
+        return False
+    version = max(known.version, known.sent_version) + 1  # not the time: what another process does meanwhile counts
+    head = replace(there, title=session.title, metadata=session.metadata)
+    block = [known.head(head, writer.slot, version)]
+    copies = await _copies(link, known, messages) if messages else []
+    found = messages_of(await named.stored(link, {session.id: {seq for _, seq in copies if seq > known.floor}}))
+    agreeing = {(message.id, message.seq) for message in found}
+    texts = {message.id: message for message in messages if (message.id, message.seq) in agreeing}
+    for message in found:
+        if message.id in texts:
+            row, _ = message_rows(session.id, rules.rewritten(message, texts[message.id]), version)
+            block.append(row)
+    await sending.insert(link, writer.sent, block)
+    if set(known.slots) - {writer.slot}:
+        await clean_heads(link, known, writer.slot)
+    return True
 
 
 async def expired(link: Link) -> list[str]:

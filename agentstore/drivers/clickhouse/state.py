@@ -14,7 +14,7 @@ from agentstore.records import StateItem, utcnow
 from . import sending
 from .literals import MOST, listed, literal, portions
 from .records import item_of, micros
-from .schema import NEVER, STATE_COLUMNS
+from .schema import MARKED, NEVER, STATE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +30,8 @@ _EXTRA = 20  # rows more than a scan is to give: some will be gone
 _WIDER = 4
 _MOST = 10_000  # rows in one step of a scan
 _NAMES = MOST // 4  # keys in a statement: each may be of another namespace, and bring a condition
+
+_FIRST = "\1"  # below it there are marks only
 
 PURGED = 1000
 """Keys that go in one block."""
@@ -72,7 +74,7 @@ async def scan(link: Link, op: Scan) -> list[StateItem]:
 def _range(op: Scan, after: str | None) -> Iterator[str]:
     yield f"namespace = {literal(op.namespace)}"
     for condition, bound in (
-        ("key >= ", op.prefix or None),
+        ("key >= ", op.prefix or _FIRST),
         ("key < ", rules.prefix_end(op.prefix)),
         ("key < " if op.reverse else "key > ", after),
     ):
@@ -85,7 +87,8 @@ async def write_items(link: Link, writer: Writer, batch: Sequence[StateOp]) -> l
     blind = all(isinstance(op, (SetItems, DeleteKeys)) for op in batch)
     names = rules.named_keys(batch)
     plan = rules.StatePlan(dict.fromkeys(names), {}, numbering=writer.versions)
-    for row in await _load(link, _BLIND if blind else STATE_COLUMNS, names):
+    marks = {(op.namespace, MARKED + op.mark.queue) for op in batch if isinstance(op, SetItems) and op.mark}
+    for row in await _load(link, _BLIND if blind else STATE_COLUMNS, sorted({*names, *marks})):
         _add(plan, row)
     outcomes = plan.apply(batch, utcnow())
     await _keep(link, writer, plan)
@@ -132,16 +135,24 @@ def _is_live(row: Row, now: int) -> bool:
 def _add(plan: rules.StatePlan, row: Row) -> None:
     """Tell the plan what a row says; a tombstone says how far the versions of its key went."""
     namespace, key, value, version, expires_at, deleted = row
-    if deleted:
+    if key.startswith(MARKED):
+        plan.marks[namespace] = {**plan.marks.get(namespace, {}), key.removeprefix(MARKED): version}
+    elif deleted:
         plan.floors[namespace] = max(version, plan.floors.get(namespace, 0))
     else:
         plan.items[namespace, key] = item_of(key, value, version, expires_at)
 
 
 async def _keep(link: Link, writer: Writer, plan: rules.StatePlan) -> None:
-    rows = list(_rows(plan.changed, plan, writer))
+    rows = [*_rows(plan.changed, plan, writer), *_marks(plan)]
     if rows:
         await sending.insert_state(link, writer.sent, rows)
+
+
+def _marks(plan: rules.StatePlan) -> Iterator[Row]:
+    for namespace in sorted(plan.raised):
+        for queue, position in plan.marks.get(namespace, {}).items():
+            yield (namespace, MARKED + queue, "", position, NEVER, 1)
 
 
 def _rows(names: Iterable[tuple[str, str]], plan: rules.StatePlan, writer: Writer) -> Iterator[Row]:

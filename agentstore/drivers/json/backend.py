@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from agentstore.findings import Finding
     from agentstore.options import PoolOptions
-    from agentstore.protocol import Append, Change, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
+    from agentstore.protocol import Append, Change, Find, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
     from agentstore.records import Message, Page, Session, StateItem
     from agentstore.stats import PoolStats
     from agentstore.url import StoreURL
@@ -81,6 +81,9 @@ class JSONBackend:
     async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
         return await self._read(self._conversations.read, batch)
 
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        return await self._read(self._conversations.find, batch)
+
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         return await self._read(self._conversations.heads, batch)
 
@@ -101,6 +104,9 @@ class JSONBackend:
 
     async def restore(self, session: Session, messages: Sequence[Message]) -> None:
         await self._write(self._conversations.restore, session, messages)
+
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        return await self._write(self._conversations.rewrite, session, messages)
 
     async def purge_sessions(self) -> int:
         return await self._write(self._conversations.purge)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from agentstore.protocol import Append, Change, Head, Listing, Outcome, Read
+    from agentstore.protocol import Append, Change, Find, Head, Listing, Outcome, Read
     from agentstore.records import Message, Page, Session
 
     from .folder import Folder
@@ -47,6 +47,19 @@ class Conversations:
                 return self._logs.messages(
                     connection, known, limit=op.limit, before=op.before, after=op.after, oldest_first=op.oldest_first
                 )
+
+            return self._logs.answer(connection, op.session_id, ask)
+
+        return rules.each(batch, answer)
+
+    def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        connection = self._folder.reading()
+
+        def answer(op: Find) -> dict[str, Message]:
+            def ask(connection: sqlite3.Connection, known: KnownSession) -> dict[str, Message]:
+                if rules.visible(known.session, op.user_id, utcnow()) is None:
+                    return {}
+                return self._logs.with_ids(connection, known, op.ids)
 
             return self._logs.answer(connection, op.session_id, ask)
 
@@ -83,7 +96,7 @@ class Conversations:
     def append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
         with self._folder.writing() as connection:
             known, failed = self._named(connection, batch)
-            stored = {id_: rules.Stored(k.session, k.last_seq, there) for id_, (k, there) in known.items()}
+            stored = {id_: rules.Stored(k.session, k.last_seq, there, k.marks) for id_, (k, there) in known.items()}
             good = [op for op in batch if op.session_id not in failed]
             outcomes, written = rules.plan_appends(good, stored, utcnow())
             self._logs.store(connection, [_draft(known[id_][0], entry) for id_, entry in written.items()])
@@ -136,6 +149,21 @@ class Conversations:
             last_seq = max(known.last_seq, session.last_seq)
             head = replace(session, last_seq=last_seq, message_count=len(messages))
             self._logs.store(connection, [Draft(known, head, messages, anew=True)])
+
+    def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        with self._folder.writing() as connection:
+
+            def ask(connection: sqlite3.Connection, known: KnownSession) -> tuple[KnownSession, list[Message]]:
+                return known, self._logs.messages(connection, known)
+
+            known, log = self._logs.answer_locked(connection, session.id, ask)
+            if known.session is None or known.session.updated_at != session.updated_at:
+                return False
+            head = replace(known.session, title=session.title, metadata=session.metadata)
+            texts = {(message.seq, message.id): message for message in messages}
+            log = [rules.rewritten(message, texts.get((message.seq, message.id), message)) for message in log]
+            self._logs.store(connection, [Draft(known, head, log, anew=True)])  # nothing of the old log stays
+            return True
 
     def purge(self) -> int:
         removed, last = 0, 0
@@ -196,4 +224,4 @@ class Conversations:
 
 def _draft(known: KnownSession, entry: rules.Written) -> Draft:
     whole = known.session is None or entry.session.metadata is not known.session.metadata
-    return Draft(known, entry.session, entry.messages, whole=whole, anew=entry.wipe)
+    return Draft(known, entry.session, entry.messages, whole=whole, anew=entry.wipe, marks=entry.marks)

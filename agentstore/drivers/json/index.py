@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_VERSION = 1
+_VERSION = 2
 _CHECKPOINT = 4000  # pages of the write-ahead log: each checkpoint syncs twice
 _SCHEMA = """
 CREATE TABLE sessions (
     ref INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, inode TEXT NOT NULL, size INTEGER NOT NULL,
     last_seq INTEGER NOT NULL, user_id TEXT, agent TEXT, title TEXT, metadata TEXT, created_at INTEGER,
-    updated_at INTEGER, message_count INTEGER, expires_at INTEGER, parent_id TEXT
+    updated_at INTEGER, message_count INTEGER, expires_at INTEGER, parent_id TEXT, marks TEXT
 );
 CREATE INDEX sessions_listed ON sessions (updated_at, id) WHERE updated_at IS NOT NULL;
 CREATE INDEX sessions_by_user ON sessions (user_id, updated_at, id) WHERE user_id IS NOT NULL;
@@ -34,7 +34,7 @@ CREATE TABLE messages (
 CREATE UNIQUE INDEX message_ids ON messages (ref, id);
 CREATE TABLE namespaces (
     ref INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, inode TEXT NOT NULL, size INTEGER NOT NULL,
-    floor INTEGER NOT NULL, live INTEGER NOT NULL
+    floor INTEGER NOT NULL, live INTEGER NOT NULL, marks TEXT
 );
 CREATE TABLE items (
     ref INTEGER NOT NULL, key TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agentstore import codec
+from agentstore import codec, rules
 
 from . import lines
 from .files import Edit
@@ -53,12 +53,14 @@ class Rewrite:
         items: Keys to be set.
         dropped: Keys to be removed.
         floor: Afterwards.
+        marks: Afterwards.
     """
 
     known: KnownNamespace
     items: Sequence[StateItem]
     dropped: Sequence[str]
     floor: int
+    marks: rules.Marks
     edit: Edit = field(init=False)
     spans: list[Span] = field(init=False)
 
@@ -70,7 +72,8 @@ class Rewrite:
         if self.dropped or self.floor != self.known.floor:
             group.add({"delete": list(self.dropped), "floor": self.floor})
         self.spans = group.add_all(map(lines.from_item, self.items))
-        self.edit = Edit(self.known.path, group.committed(), size, replaces=False)
+        marks = lines.from_marks(self.marks) if self.marks is not self.known.marks else {}
+        self.edit = Edit(self.known.path, group.committed(**marks), size, replaces=False)
 
 
 class NamespaceLogs(LogKind[KnownNamespace]):
@@ -80,11 +83,12 @@ class NamespaceLogs(LogKind[KnownNamespace]):
 
     def look(self, connection: sqlite3.Connection, name: str) -> KnownNamespace:
         row = connection.execute(
-            "SELECT ref, inode, size, floor, live FROM namespaces WHERE id = ?", (name,)
+            "SELECT ref, inode, size, marks, floor, live FROM namespaces WHERE id = ?", (name,)
         ).fetchone()
         if row is None:
             return KnownNamespace(name, self.path(name))
-        return KnownNamespace(name, self.path(name), row[0], (row[1], row[2]), row[3], row[4])
+        marks = rules.marks_from_text(row[3])
+        return KnownNamespace(name, self.path(name), row[0], (row[1], row[2]), marks, row[4], row[5])
 
     def name_of(self, line: dict[str, Any]) -> str:
         name: str = line["namespace"]
@@ -112,8 +116,8 @@ class NamespaceLogs(LogKind[KnownNamespace]):
 
     def save(self, connection: sqlite3.Connection, known: KnownNamespace) -> None:
         connection.execute(
-            "UPDATE namespaces SET inode = ?, size = ?, floor = ?, live = ? WHERE ref = ?",
-            (*(known.stamp or ("", 0)), known.floor, known.live, known.ref),
+            "UPDATE namespaces SET inode = ?, size = ?, floor = ?, live = ?, marks = ? WHERE ref = ?",
+            (*(known.stamp or ("", 0)), known.floor, known.live, rules.marks_to_text(known.marks), known.ref),
         )
 
     def remove(self, connection: sqlite3.Connection, ref: int) -> None:
@@ -156,12 +160,12 @@ class NamespaceLogs(LogKind[KnownNamespace]):
         self.folder.store(connection, [rewrite.edit for rewrite in rewrites], record)
 
     def compact(self, connection: sqlite3.Connection, known: KnownNamespace) -> None:
-        """Write a log anew with what is live; versions and floor stay."""
+        """Write a log anew with what is live; versions, floor and marks stay."""
         rows = connection.execute(f"{_ANY} ORDER BY start", (known.ref,)).fetchall()
         group = lines.Group(0)
         group.add({"namespace": known.id, "floor": known.floor})
         spans = group.add_all(map(lines.from_item, self.items(known, rows)))
-        edit = Edit(known.path, group.committed(), known.size, replaces=True)
+        edit = Edit(known.path, group.committed(**lines.from_marks(known.marks)), known.size, replaces=True)
 
         def record() -> None:
             connection.executemany(
@@ -175,7 +179,7 @@ class NamespaceLogs(LogKind[KnownNamespace]):
 
     def _record(self, connection: sqlite3.Connection, rewrite: Rewrite) -> None:
         known = rewrite.known
-        known.stamp, known.floor = rewrite.edit.stamp, rewrite.floor
+        known.stamp, known.floor, known.marks = rewrite.edit.stamp, rewrite.floor, rewrite.marks
         self._number(connection, known)
         for key in rewrite.dropped:
             self._drop(connection, known, key)

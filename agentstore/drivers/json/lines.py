@@ -18,6 +18,8 @@ from agentstore.records import Message, Session, StateItem
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from agentstore import rules
+
 MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What reading a line raises if it is not what this driver wrote. (`InvalidInputError` is a ValueError.)"""
 
@@ -104,6 +106,19 @@ def moved(session: Session) -> dict[str, Any]:
 def to_session(fixed: dict[str, Any], moving: dict[str, Any]) -> Session:
     """What `from_session` and `moved` were given; other names in `moving` are passed over."""
     return Session.from_dict(fixed | {name: moving.get(name) for name in _MOVING})
+
+
+def from_marks(marks: rules.Marks) -> dict[str, Any]:
+    """Marks as the last line of a group holds them; nothing if there are none."""
+    return {"marks": marks} if marks else {}
+
+
+def to_marks(facts: dict[str, Any], before: rules.Marks) -> rules.Marks:
+    """The marks after a group; those from before it if it says nothing of them."""
+    marks: rules.Marks = facts.get("marks", before)
+    if any(type(position) is not int for position in marks.values()):
+        raise TypeError("a mark that is no int")
+    return marks
 
 
 def from_item(item: StateItem) -> dict[str, Any]:

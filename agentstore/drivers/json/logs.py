@@ -7,7 +7,7 @@ import os
 import sqlite3
 from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from agentstore.errors import CorruptRecordError
@@ -21,6 +21,8 @@ from .names import SUFFIX, file_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from agentstore import rules
 
     from .files import Span
     from .folder import Folder
@@ -41,12 +43,14 @@ class Known:
         path: Of the log, there or not.
         ref: Its number in the index; None if it has none yet.
         stamp: The log's when the index had seen all of it; None if there was none.
+        marks: How far queues have come in it.
     """
 
     id: str
     path: Path
     ref: int | None = None
     stamp: Stamp | None = None
+    marks: rules.Marks = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -189,6 +193,7 @@ class LogKind(ABC, Generic[K]):
                 with _corrupt_if_malformed(path, end):
                     known = known or self._started(connection, path, group)
                     self.replay(connection, known, group)
+                    known.marks = lines.to_marks(group.facts, known.marks)
                 end = group.end
             if end < there[1]:
                 _log.warning(

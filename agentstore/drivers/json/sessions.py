@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agentstore import codec
+from agentstore import codec, rules
 from agentstore.records import Session
 
 from . import lines
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _LEAST, _MOST = -(2**63), 2**63 - 1  # what SQLite counts with
 
 COLUMNS = "id, user_id, agent, title, metadata, created_at, updated_at, message_count, last_seq, expires_at, parent_id"
-_LOOK = f"SELECT {COLUMNS}, ref, inode, size FROM sessions WHERE id = ?"  # noqa: S608  a constant
+_LOOK = f"SELECT {COLUMNS}, marks, ref, inode, size FROM sessions WHERE id = ?"  # noqa: S608  a constant
 _SAVE = """UPDATE sessions SET user_id = ?, agent = ?, title = ?, metadata = ?, created_at = ?, updated_at = ?,
-    message_count = ?, last_seq = ?, expires_at = ?, parent_id = ?, inode = ?, size = ? WHERE ref = ?"""
+    message_count = ?, last_seq = ?, expires_at = ?, parent_id = ?, marks = ?, inode = ?, size = ? WHERE ref = ?"""
 _ADD_MESSAGE = "INSERT INTO messages (ref, seq, start, length, id) VALUES (?, ?, ?, ?, ?)"
 _ANY = "SELECT seq, start, length FROM messages WHERE ref = ?"
 _OLDEST = f"{_ANY} AND seq > ? AND seq < ? ORDER BY seq LIMIT ?"
@@ -57,6 +57,7 @@ class Draft:
         popped: The messages from this seq on go; 0 for none.
         whole: Write the head whole, not only what moved.
         anew: Begin a new log in place of the old one.
+        marks: All of them afterwards; None if they are what they were.
     """
 
     known: KnownSession
@@ -65,6 +66,7 @@ class Draft:
     popped: int = 0
     whole: bool = False
     anew: bool = False
+    marks: rules.Marks | None = None
     edit: Edit = field(init=False)
     spans: list[Span] = field(init=False)
 
@@ -78,7 +80,12 @@ class Draft:
         if self.popped:
             group.add({"pop": {"from": self.popped}})
         self.spans = group.add_all(map(lines.from_message, self.messages))
-        data = group.committed(**(lines.moved(self.session) if self.session else {}))
+        facts = lines.moved(self.session) if self.session else {}
+        if self.marks is None:
+            self.marks = self.known.marks
+        if self.anew or self.marks is not self.known.marks:
+            facts |= lines.from_marks(self.marks)
+        data = group.committed(**facts)
         self.edit = Edit(self.known.path, data, size, replaces=self.anew)
 
 
@@ -91,7 +98,8 @@ class SessionLogs(LogKind[KnownSession]):
         row = connection.execute(_LOOK, (name,)).fetchone()
         if row is None:
             return KnownSession(name, self.path(name))
-        return KnownSession(name, self.path(name), row[-3], (row[-2], row[-1]), to_session(row), row[8])
+        marks = rules.marks_from_text(row[-4])
+        return KnownSession(name, self.path(name), row[-3], (row[-2], row[-1]), marks, to_session(row), row[8])
 
     def name_of(self, line: dict[str, Any]) -> str:
         name: str = (line.get("session") or line["retired"])["id"]
@@ -138,7 +146,7 @@ class SessionLogs(LogKind[KnownSession]):
                 None if session.expires_at is None else codec.to_micros(session.expires_at),
                 session.parent_id,
             )
-        connection.execute(_SAVE, (*values, *inode_and_size, known.ref))
+        connection.execute(_SAVE, (*values, rules.marks_to_text(known.marks), *inode_and_size, known.ref))
 
     def remove(self, connection: sqlite3.Connection, ref: int) -> None:
         connection.execute("DELETE FROM messages WHERE ref = ?", (ref,))
@@ -198,6 +206,7 @@ class SessionLogs(LogKind[KnownSession]):
     def _record(self, connection: sqlite3.Connection, draft: Draft) -> None:
         known = draft.known
         known.stamp, known.session = draft.edit.stamp, draft.session
+        known.marks = draft.marks or {}
         if draft.session is not None:
             known.last_seq = draft.session.last_seq
         self._number(connection, known)

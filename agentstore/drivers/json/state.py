@@ -124,7 +124,7 @@ class State:
             return known, self._logs.with_keys(connection, known, keys)
 
         known, found = self._logs.answer_locked(connection, namespace, ask)
-        plan.floors[namespace] = known.floor
+        plan.floors[namespace], plan.marks[namespace] = known.floor, known.marks
         plan.items.update({(namespace, key): found.get(key) for key in keys})
         return known
 
@@ -139,7 +139,7 @@ class State:
             else:
                 items.setdefault(namespace, []).append(item)
         rewrites = [
-            Rewrite(known[name], items.get(name, ()), dropped.get(name, ()), plan.floors[name])
+            Rewrite(known[name], items.get(name, ()), dropped.get(name, ()), plan.floors[name], plan.marks[name])
             for name in sorted(items.keys() | dropped.keys())
         ]
         self._logs.store(connection, rewrites)

@@ -70,7 +70,7 @@ class _Changes:
 
     def created(self, wire: Wire) -> list[bytes]:
         """The statements that come first and fail if another writer has created such a row."""
-        return list(sql.create_heads(wire, [self.written[key].session for key in self.written if self._is_new(key)]))
+        return list(sql.create_heads(wire, [entry for key, entry in self.written.items() if self._is_new(key)]))
 
     def rest(self, wire: Wire) -> Iterator[str | bytes]:
         """The other statements."""
@@ -79,19 +79,21 @@ class _Changes:
             yield sql.drop(wiped)
         yield from sql.put_messages(wire, ((key, one) for key, entry in self.written.items() for one in entry.messages))
         there = [key for key in self.written if not self._is_new(key)]
-        yield from sql.touch_heads(wire, [self.written[key].session for key in there if self._is_touched(key)])
-        yield from sql.replace_heads(wire, [self.written[key].session for key in there if not self._is_touched(key)])
+        yield from sql.touch_heads(wire, [self.written[key] for key in there if self._is_touched(key)])
+        yield from sql.replace_heads(wire, [self.written[key] for key in there if not self._is_touched(key)])
 
     def at_once(self, wire: Wire) -> Iterator[str | bytes]:
         """All statements, which fail if another writer has changed a row since."""
         if len(self.written) == 1:  # a lone caller: one statement less
             ((key, entry),) = self.written.items()
             if not self._is_new(key) and self._is_touched(key):
-                yield sql.touch_unchanged(self.versions[key], entry.session)
+                yield sql.touch_unchanged(self.versions[key], entry)
                 yield from sql.put_messages(wire, ((key, message) for message in entry.messages))
                 return
         if versions := [version for key, version in self.versions.items() if key in self.written]:
             yield sql.unchanged(versions)
+        if merged := [old for key in self.written if (old := self.before[key]) and self._is_merged(key)]:
+            yield sql.texts_unchanged(merged)
         yield from self.created(wire)
         yield from self.rest(wire)
 
@@ -101,6 +103,10 @@ class _Changes:
     def _is_touched(self, key: str) -> bool:
         entry, old = self.written[key], self.before[key]
         return old is not None and not entry.wipe and entry.session.metadata is old.metadata
+
+    def _is_merged(self, key: str) -> bool:
+        """Whether title and metadata are written again, as they were found or made from that."""
+        return not self.written[key].wipe and not self._is_touched(key)
 
 
 async def append_at_once(wire: Wire, batch: Sequence[Append]) -> list[Outcome[list[Message]]] | None:

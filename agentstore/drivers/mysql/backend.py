@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Append,
         Backend,
         Change,
+        Find,
         GetItems,
         Head,
         Listing,
@@ -148,6 +149,9 @@ class MySQLBackend:
     async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
         return await self._at_once(lambda wire: reading.read(wire, batch))
 
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        return await self._at_once(lambda wire: reading.find(wire, batch))
+
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         if not batch:
             return []
@@ -170,6 +174,9 @@ class MySQLBackend:
 
     async def restore(self, session: Session, messages: Sequence[Message]) -> None:
         await self._write(lambda wire: sessions.restore(wire, session, messages))
+
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        return await self._write(lambda wire: sessions.rewrite(wire, session, messages))
 
     async def purge_sessions(self) -> int:
         return await self._portions(sessions.expired, sessions.purge)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .transaction import Wire
 
 _NO_TABLE = 1146
-_THERE_ALREADY = {1050, 1061}  # a table, an index
+_THERE_ALREADY = {1050, 1060, 1061}  # a table, a column, an index
 _LOCK = "SHA1(CONCAT('agentstore ', DATABASE()))"
 """The lock's name: such locks belong to the whole server, and their names are short."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from agentstore import codec, rules
 from agentstore.drivers.sql import rows
+from agentstore.protocol import Find, Read
 from agentstore.records import Session
 
 from . import sql
@@ -16,13 +17,15 @@ from .literals import literal, values
 from .transaction import messages_of, stored_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from agentstore.protocol import Head, Listing, Outcome, Read
+    from agentstore.protocol import Head, Listing, Outcome
     from agentstore.records import Message, Page
 
     from .transaction import Wire
     from .wire import Row
+
+In = TypeVar("In", Read, Find)
 
 _TOGETHER = 50  # readers in one statement: each adds a part to its UNION
 _SEQ = 1 + sql.MESSAGE.index("seq")
@@ -37,20 +40,34 @@ _OWNER, _SESSION_ID = 1 + sql.MESSAGE.index("role"), 1 + sql.MESSAGE.index("id")
 
 async def read(wire: Wire, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
     """Range scans of the primary key, each from the end that its limit counts from."""
+    return await _look(wire, batch, _range)
+
+
+async def find(wire: Wire, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+    """By the index of ids."""
+    found = zip(batch, await _look(wire, batch, _named), strict=True)
+    return [
+        {message.id: message for message in outcome if message.id in op.ids} if isinstance(outcome, list) else outcome
+        for op, outcome in found
+    ]
+
+
+async def _look(wire: Wire, batch: Sequence[In], part: Callable[[int, In], str]) -> list[Outcome[list[Message]]]:
+    """The messages that `part` selects for each, if its session is there and may be seen."""
     found: list[Outcome[list[Message]]] = []
     chunks = [batch[at : at + _TOGETHER] for at in range(0, len(batch), _TOGETHER)]
-    results = await wire.send(*(_statement(chunk) for chunk in chunks))
+    results = await wire.send(*(_statement(chunk, part) for chunk in chunks))
     for chunk, result in zip(chunks, results, strict=True):
         found += _answers(chunk, result)
     return found
 
 
-def _statement(batch: Sequence[Read]) -> str:
+def _statement(batch: Sequence[In], part: Callable[[int, In], str]) -> str:
     owners = _OWNERS + values(sorted({op.session_id for op in batch}))
-    return " UNION ALL ".join([owners, *(_part(index, op) for index, op in enumerate(batch))])
+    return " UNION ALL ".join([owners, *(part(index, op) for index, op in enumerate(batch))])
 
 
-def _part(index: int, op: Read) -> str:
+def _range(index: int, op: Read) -> str:
     condition = sql.between(op.session_id, op.after, op.before)
     part = f"SELECT {index}, {rows.MESSAGE} FROM agentstore_messages FORCE INDEX (PRIMARY) WHERE {condition}"
     if op.limit is None:
@@ -59,7 +76,15 @@ def _part(index: int, op: Read) -> str:
     return f"({part} ORDER BY seq {direction} LIMIT {sql.bounded(op.limit)})"
 
 
-def _answers(batch: Sequence[Read], found: Sequence[Row]) -> list[Outcome[list[Message]]]:
+def _named(index: int, op: Find) -> str:
+    keys = values(rows.id_key(op.session_id, message_id) for message_id in op.ids) if op.ids else "(NULL)"
+    return (
+        f"SELECT {index}, {rows.MESSAGE} FROM agentstore_messages FORCE INDEX (agentstore_messages_by_id)"
+        f" WHERE id_key IN {keys} AND session_id = {literal(op.session_id)}"
+    )
+
+
+def _answers(batch: Sequence[In], found: Sequence[Row]) -> list[Outcome[list[Message]]]:
     owners: dict[str, str | None] = {}
     parts: defaultdict[int, list[Row]] = defaultdict(list)
     for row in found:
@@ -69,7 +94,7 @@ def _answers(batch: Sequence[Read], found: Sequence[Row]) -> list[Outcome[list[M
             parts[row[0]].append(row)
     asked = iter(range(len(batch)))
 
-    def answer(op: Read) -> list[Message]:
+    def answer(op: In) -> list[Message]:
         index = next(asked)
         if op.session_id not in owners:
             return []
@@ -81,12 +106,12 @@ def _answers(batch: Sequence[Read], found: Sequence[Row]) -> list[Outcome[list[M
 
 async def heads(wire: Wire, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
     """The sessions, each by its primary key."""
-    (found,) = await wire.send(sql.heads({op.session_id for op in batch}, f", {sql.CLOCK}"))
+    (found,) = await wire.send(sql.heads({op.session_id for op in batch}, f"{rows.SESSION}, {sql.CLOCK}"))
     by_id = {row[0]: row for row in found}
 
     def answer(op: Head) -> Session | None:
         row = by_id.get(op.session_id)
-        return row and rules.visible(stored_of(row).session, op.user_id, codec.from_micros(row[-1]))
+        return row and rules.visible(stored_of(row[:-1]).session, op.user_id, codec.from_micros(row[-1]))
 
     return rules.each(batch, answer)
 

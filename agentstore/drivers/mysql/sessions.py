@@ -47,7 +47,7 @@ async def pop(wire: Wire, session_id: str, count: int, user_id: str | None) -> l
     if removed:
         await wire.send(
             f"DELETE FROM agentstore_messages WHERE session_id = {literal(session_id)} AND seq >= {removed[0].seq}",
-            *sql.touch_heads(wire, [rules.shortened(session, len(removed), now)]),
+            *sql.touch_heads(wire, [rules.Written(rules.shortened(session, len(removed), now))]),
             sql.COMMIT,
         )
     return removed
@@ -62,7 +62,8 @@ async def clear(wire: Wire, session_id: str, user_id: str | None) -> int:
     removed: int
     (removed,) = await wire.send(sql.drop([session_id]))
     if removed:
-        await wire.send(*sql.touch_heads(wire, [rules.shortened(session, removed, now)]), sql.COMMIT)
+        shortened = rules.shortened(session, removed, now)
+        await wire.send(*sql.touch_heads(wire, [rules.Written(shortened)]), sql.COMMIT)
     return removed
 
 
@@ -70,7 +71,7 @@ async def update(wire: Wire, change: Change) -> Session:
     """Write the session anew."""
     here, now, _ = await _lock(wire, change.session_id)
     session = rules.changed(here.session if here else None, change, now)
-    await wire.send(*sql.replace_heads(wire, [session]), sql.COMMIT)
+    await wire.send(*sql.replace_heads(wire, [rules.Written(session)]), sql.COMMIT)
     return session
 
 
@@ -79,13 +80,15 @@ async def delete(wire: Wire, session_id: str, user_id: str | None) -> bool:
     condition = f"session_id = {literal(session_id)}"
     _, found = await wire.send(
         sql.BEGIN,
-        "SELECT user_id FROM agentstore_sessions FORCE INDEX (PRIMARY)"
+        "SELECT user_id, marks FROM agentstore_sessions FORCE INDEX (PRIMARY)"
         f" WHERE {condition} AND updated_at IS NOT NULL AND {sql.LIVE} FOR UPDATE",
     )
     if not found:
         return False
-    rules.check_owner(Session(session_id, found[0][0]), user_id)
-    await wire.send(sql.drop([session_id]), f"{_RETIRE} WHERE {condition}", sql.COMMIT)
+    ((owner, marks),) = found
+    rules.check_owner(Session(session_id, owner), user_id)
+    retire = f"{_RETIRE}, marks = COALESCE({literal(rows.kept_marks(marks))}, marks) WHERE {condition}"
+    await wire.send(sql.drop([session_id]), retire, sql.COMMIT)
     return True
 
 
@@ -95,7 +98,7 @@ async def restore(wire: Wire, session: Session, messages: Sequence[Message]) -> 
     if here is not None and rules.visible(here.session, None, now) is not None:
         raise ConflictError(f"session {session.id!r} exists")
     last_seq = max(here.last_seq if here else 0, session.last_seq)
-    restored = [replace(session, last_seq=last_seq, message_count=len(messages))]
+    restored = [rules.Written(replace(session, last_seq=last_seq, message_count=len(messages)))]
     try:
         await wire.send(
             *(sql.replace_heads(wire, restored) if here else sql.create_heads(wire, restored)),
@@ -107,6 +110,34 @@ async def restore(wire: Wire, session: Session, messages: Sequence[Message]) -> 
         if here is None and answered(error) == 0:
             raise RacedError from error
         raise
+
+
+async def rewrite(wire: Wire, session: Session, messages: Sequence[Message]) -> bool:
+    """Update the columns of texts, by primary key."""
+    condition = f"session_id = {literal(session.id)}"
+    head = dict(zip(sql.SESSION, map(literal, rows.session_row(session)), strict=True))
+    _, found = await wire.send(
+        sql.BEGIN,
+        "SELECT 1 FROM agentstore_sessions FORCE INDEX (PRIMARY)"
+        f" WHERE {condition} AND updated_at = {head['updated_at']} FOR UPDATE",
+    )
+    if not found:
+        return False
+    await wire.send(
+        f"UPDATE agentstore_sessions SET title = {head['title']}, metadata = {head['metadata']} WHERE {condition}",
+        *(_rewriting(session.id, message) for message in messages),
+        sql.COMMIT,
+    )
+    return True
+
+
+def _rewriting(session_id: str, message: Message) -> str:
+    seq, message_id, *texts = map(literal, rows.spot_row(session_id, message))
+    changes = ", ".join(f"{name} = {text}" for name, text in zip(rows.TEXTS.split(", "), texts, strict=True))
+    return (
+        f"UPDATE agentstore_messages SET {changes}"
+        f" WHERE session_id = {literal(session_id)} AND seq = {seq} AND id = {message_id}"
+    )
 
 
 async def expired(wire: Wire) -> list[list[str]]:
@@ -132,6 +163,6 @@ async def purge(session_ids: Sequence[str], wire: Wire) -> int:
 
 
 async def _lock(wire: Wire, session_id: str, *more: str) -> tuple[rules.Stored | None, datetime, list[Any]]:
-    """What is there of a session, locked; the time; and the results of further statements."""
-    _, heads, clock, *found = await wire.send(sql.BEGIN, sql.locked([session_id]), sql.NOW, *more)
+    """What is there of a session, without marks, locked; the time; and the results of further statements."""
+    _, heads, clock, *found = await wire.send(sql.BEGIN, sql.locked([session_id], rows.SESSION), sql.NOW, *more)
     return (stored_of(heads[0]) if heads else None), codec.from_micros(clock[0][0]), found

@@ -6,7 +6,8 @@ The indexes are named: a plan made when a table was small would read, and lock, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agentstore.drivers.sql import rows
 
@@ -15,6 +16,7 @@ from .literals import literal, values
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from agentstore import rules
     from agentstore.records import Message, Session
 
     from .transaction import Wire
@@ -50,23 +52,28 @@ def instead(names: Iterable[str]) -> str:
     return " ON DUPLICATE KEY UPDATE " + ", ".join(f"{name} = VALUES({name})" for name in names)
 
 
+KEEPING_MARKS = ", marks = COALESCE(VALUES(marks), marks)"
+"""Behind `instead`: NULL keeps those that are there."""
+
+
 Version: TypeAlias = tuple[str, int, int]
 """Session id, last seq and `updated_at` of a row: one of them changes with whatever is done to the session."""
 
 _NEVER = -1  # for the updated_at of a tombstone: NULL compares with nothing
-_LAST_SEQ, _UPDATED_AT = SESSION.index("last_seq"), SESSION.index("updated_at")
-_PUT_HEADS = f"INSERT INTO agentstore_sessions ({rows.SESSION}) VALUES "
-_REPLACING = instead(SESSION[1:])
-_TOUCH = f"INSERT INTO agentstore_sessions ({', '.join(_CHANGING)}) VALUES "
-_TOUCHING = instead(_CHANGING[1:])
-_TOUCHED = [SESSION.index(name) for name in _CHANGING]
+_TITLE, _METADATA, _UPDATED_AT, _LAST_SEQ = map(SESSION.index, ("title", "metadata", "updated_at", "last_seq"))
+_PUT_HEADS = f"INSERT INTO agentstore_sessions ({rows.HEAD}) VALUES "
+_REPLACING = instead(SESSION[1:]) + KEEPING_MARKS
+_TOUCH = f"INSERT INTO agentstore_sessions ({', '.join(_CHANGING)}, marks) VALUES "
+_TOUCHING = instead(_CHANGING[1:]) + KEEPING_MARKS
+_HEAD = rows.HEAD.split(", ")
+_TOUCHED = [_HEAD.index(name) for name in (*_CHANGING, "marks")]
 _PUT_MESSAGES = f"INSERT INTO agentstore_messages ({rows.NEW_MESSAGE}) VALUES "
 
 
-def heads(session_ids: Iterable[str], more: str = "") -> str:
-    """Selects sessions, and tombstones, with what `more` adds to each."""
+def heads(session_ids: Iterable[str], columns: str = rows.HEAD) -> str:
+    """Selects sessions, and tombstones."""
     return (
-        f"SELECT {rows.SESSION}{more} FROM agentstore_sessions FORCE INDEX (PRIMARY)"
+        f"SELECT {columns} FROM agentstore_sessions FORCE INDEX (PRIMARY)"
         f" WHERE session_id IN {values(sorted(session_ids))}"
     )
 
@@ -88,38 +95,54 @@ def unchanged(versions: Sequence[Version]) -> str:
     )
 
 
-def locked(session_ids: Iterable[str]) -> str:
+def texts_unchanged(sessions: Iterable[Session]) -> str:
+    """`unchanged` for title and metadata, which a rewrite replaces and moves neither seq nor time."""
+    texts = {row[0]: (row[0], row[_TITLE] or "", row[_METADATA] or "") for row in map(rows.session_row, sessions)}
+    return (
+        "UPDATE agentstore_sessions FORCE INDEX (PRIMARY) SET last_seq ="
+        " IF((session_id, COALESCE(title, ''), COALESCE(metadata, ''))"
+        f" IN ({','.join(map(values, texts.values()))}), last_seq, NULL) WHERE session_id IN {values(texts)}"
+    )
+
+
+def locked(session_ids: Iterable[str], columns: str = rows.HEAD) -> str:
     """`heads`, locked until the transaction ends, in the order of the ids."""
-    return heads(session_ids) + " FOR UPDATE"
+    return heads(session_ids, columns) + " FOR UPDATE"
 
 
-def create_heads(wire: Wire, sessions: Iterable[Session]) -> Iterator[bytes]:
+def create_heads(wire: Wire, written: Iterable[rules.Written]) -> Iterator[bytes]:
     """For ids of which no row is there. If there is one by now, the statement fails."""
-    found = sorted(sessions, key=lambda session: session.id)
-    return wire.inserts(_PUT_HEADS, (values(rows.session_row(session)) for session in found))
+    return wire.inserts(_PUT_HEADS, (values(row) for row in sorted(map(_row, written), key=itemgetter(0))))
 
 
-def replace_heads(wire: Wire, sessions: Iterable[Session]) -> Iterator[bytes]:
+def replace_heads(wire: Wire, written: Iterable[rules.Written]) -> Iterator[bytes]:
     """For rows that are locked."""
-    return wire.inserts(_PUT_HEADS, (values(rows.session_row(session)) for session in sessions), _REPLACING)
+    return wire.inserts(_PUT_HEADS, (values(_row(entry)) for entry in written), _REPLACING)
 
 
-def touch_heads(wire: Wire, sessions: Iterable[Session]) -> Iterator[bytes]:
-    """`replace_heads` for sessions of which only times, count and last seq have changed."""
-    changed = (rows.session_row(session) for session in sessions)
+def touch_heads(wire: Wire, written: Iterable[rules.Written]) -> Iterator[bytes]:
+    """`replace_heads` for sessions of which only times, count, last seq and marks have changed."""
+    changed = map(_row, written)
     return wire.inserts(_TOUCH, (values([row[at] for at in _TOUCHED]) for row in changed), _TOUCHING)
 
 
-def touch_unchanged(version: Version, session: Session) -> str:
+def touch_unchanged(version: Version, written: rules.Written) -> str:
     """`unchanged` and `touch_heads` in one, for a single session."""
     _, last_seq, updated_at = version
-    new = dict(zip(SESSION, map(literal, rows.session_row(session)), strict=True))
+    new = dict(zip(_HEAD, map(literal, _row(written)), strict=True))
+    names = [name for name in _CHANGING if name not in {"session_id", "last_seq"}]
+    if written.marks:
+        names.append("marks")
     return (
         "UPDATE agentstore_sessions SET"
         f" last_seq = IF(last_seq = {last_seq} AND updated_at = {updated_at}, {new['last_seq']}, NULL),"
-        f" {', '.join(f'{name} = {new[name]}' for name in _CHANGING if name not in ('session_id', 'last_seq'))}"
+        f" {', '.join(f'{name} = {new[name]}' for name in names)}"
         f" WHERE session_id = {new['session_id']}"
     )
+
+
+def _row(written: rules.Written) -> tuple[Any, ...]:
+    return rows.head_row(written.session, written.marks)
 
 
 def put_messages(wire: Wire, added: Iterable[tuple[str, Message]]) -> Iterator[bytes]:

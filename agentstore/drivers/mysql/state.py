@@ -33,7 +33,7 @@ _BLIND = (  # what setting and deleting need: an item that cannot be read can be
     f"`key`, 'null', version, CASE WHEN expires_at BETWEEN {rows.FIRST_MICRO} AND {rows.LAST_MICRO} THEN expires_at END"
 )
 _PUT = f"INSERT INTO agentstore_state (namespace, {_ITEM}) VALUES "
-_PUT_FLOORS = "INSERT INTO agentstore_state_floors (namespace, floor) VALUES "
+_PUT_FLOORS = "INSERT INTO agentstore_state_floors (namespace, floor, marks) VALUES "
 
 
 async def get_items(wire: Wire, batch: Sequence[GetItems]) -> list[Outcome[dict[str, StateItem]]]:
@@ -85,9 +85,11 @@ async def write_items(wire: Wire, batch: Sequence[StateOp]) -> list[Outcome[int]
         f"SELECT namespace, {_BLIND if blind else _ITEM}{_FROM}{_named(names)}",
         sql.NOW,
     )
-    there = dict(floors)
+    there = {namespace: floor for namespace, floor, _ in floors}
     plan = rules.StatePlan(dict.fromkeys(names), dict.fromkeys(namespaces, 0) | there)
     plan.items.update((row[:2], item_of(row[1:])) for row in found)
+    marked = {op.namespace for op in batch if isinstance(op, SetItems) and op.mark}
+    plan.marks = {row[0]: rows.namespace_marks(row[0], row[2]) for row in floors if row[0] in marked}
     outcomes = plan.apply(batch, codec.from_micros(clock[0][0]))
     if plan.changed:
         await _keep(wire, plan, [namespace for namespace in namespaces if namespace not in there])
@@ -95,8 +97,7 @@ async def write_items(wire: Wire, batch: Sequence[StateOp]) -> list[Outcome[int]
 
 
 async def _keep(wire: Wire, plan: rules.StatePlan, missing: Sequence[str]) -> None:
-    created = list(_floors(wire, [(namespace, plan.floors[namespace]) for namespace in missing]))
-    raised = [(namespace, plan.floors[namespace]) for namespace in plan.raised.difference(missing)]
+    created = list(_floors(wire, plan, missing))
     removed = sorted(name for name in plan.changed if plan.items[name] is None)
     put = (
         values((*name, codec.value_to_text(item.value), item.version, rows.micros(item.expires_at)))
@@ -106,7 +107,7 @@ async def _keep(wire: Wire, plan: rules.StatePlan, missing: Sequence[str]) -> No
     try:
         await wire.send(
             *created,
-            *_floors(wire, raised, sql.instead(["floor"])),
+            *_floors(wire, plan, plan.raised.difference(missing), sql.instead(["floor"]) + sql.KEEPING_MARKS),
             *([f"DELETE FROM agentstore_state WHERE {_named(removed)}"] if removed else []),
             *wire.inserts(_PUT, put, sql.instead(["value", "version", "expires_at"])),
             sql.COMMIT,
@@ -140,13 +141,14 @@ async def purge(namespace: str, wire: Wire) -> int:
 
 def _locked(namespaces: Iterable[str]) -> str:
     return (
-        "SELECT namespace, floor FROM agentstore_state_floors FORCE INDEX (PRIMARY)"
+        "SELECT namespace, floor, marks FROM agentstore_state_floors FORCE INDEX (PRIMARY)"
         f" WHERE namespace IN {values(namespaces)} FOR UPDATE"
     )
 
 
-def _floors(wire: Wire, floors: Iterable[tuple[str, int]], tail: str = "") -> Iterable[bytes]:
-    return wire.inserts(_PUT_FLOORS, map(values, floors), tail)
+def _floors(wire: Wire, plan: rules.StatePlan, namespaces: Iterable[str], tail: str = "") -> Iterable[bytes]:
+    found = ((name, plan.floors[name], rules.marks_to_text(plan.marks.get(name, {}))) for name in namespaces)
+    return wire.inserts(_PUT_FLOORS, map(values, found), tail)
 
 
 def _named(names: Iterable[tuple[str, str]]) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Append,
         Backend,
         Change,
+        Find,
         GetItems,
         Head,
         Listing,
@@ -120,6 +121,9 @@ class PostgreSQLBackend:
     async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
         return await self._read(lambda connection: self._log.read(connection, batch))
 
+    async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        return await self._read(lambda connection: self._log.find(connection, batch))
+
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         return await self._read(lambda connection: self._log.heads(connection, batch))
 
@@ -140,6 +144,9 @@ class PostgreSQLBackend:
 
     async def restore(self, session: Session, messages: Sequence[Message]) -> None:
         await self._write(lambda connection: self._log.restore(connection, session, messages))
+
+    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
+        return await self._write(lambda connection: self._log.rewrite(connection, session, messages))
 
     async def purge_sessions(self) -> int:
         return await self._write(self._log.purge)

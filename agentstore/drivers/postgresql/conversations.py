@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from agentstore.errors import AgentstoreError
-    from agentstore.protocol import Append, Change, Head, Listing, Outcome
+    from agentstore.protocol import Append, Change, Find, Head, Listing, Outcome
     from agentstore.records import Message, Page
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Log:
         async def write(
             written: Mapping[str, rules.Written], versions: Mapping[str, Version]
         ) -> dict[str, AgentstoreError | None]:
-            heads = [rows.session_row(entry.session) for entry in written.values()]
+            heads = [rows.head_row(entry.session, entry.marks) for entry in written.values()]
             added = [rows.message_row(key, message) for key, entry in written.items() for message in entry.messages]
             wiped = [key for key, entry in written.items() if entry.wipe]
             held = await self._sessions.write(connection, heads, versions, added=added, cut=wiped)
@@ -90,6 +90,10 @@ class Log:
         sql = self._sql.oldest_of_one if op.oldest_first else self._sql.newest_of_one
         found = await connection.fetch(sql, *_range(0, op)[1:], op.user_id)
         return rules.each([found], _in_order)[0] if found else None
+
+    async def find(self, connection: asyncpg.Connection, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        """By the index of ids."""
+        return await self._sessions.find(connection, batch)
 
     async def heads(self, connection: asyncpg.Connection, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
         """The sessions, each by its primary key."""
@@ -131,7 +135,7 @@ class Log:
             if removed:
                 # read after the version: had the session changed between, the version holds no more
                 head = rules.shortened(session, len(removed), now)
-                if not await self._sessions.cut(connection, rows.session_row(head), version, removed[0].seq):
+                if not await self._sessions.cut(connection, rows.head_row(head), version, removed[0].seq):
                     return None
             return removed
 
@@ -146,7 +150,7 @@ class Log:
             if session is None or not removed:
                 return 0
             head = rules.shortened(session, removed, now)
-            return removed if await self._sessions.cut(connection, rows.session_row(head), version) else None
+            return removed if await self._sessions.cut(connection, rows.head_row(head), version) else None
 
         return await self._until_it_holds(connection, session_id, attempt)
 
@@ -155,7 +159,7 @@ class Log:
 
         async def attempt(stored: rules.Stored, version: Version, now: datetime) -> Session | None:
             session = rules.changed(stored.session, change, now)
-            held = await self._sessions.write(connection, [rows.session_row(session)], {change.session_id: version})
+            held = await self._sessions.write(connection, [rows.head_row(session)], {change.session_id: version})
             return session if held else None
 
         return await self._until_it_holds(connection, change.session_id, attempt)
@@ -167,9 +171,9 @@ class Log:
             found = await connection.fetchrow(self._sql.owner, session_id)
             if found is None:
                 return False
-            owner, last_seq, version = found
+            owner, last_seq, version, marks = found
             rules.check_owner(Session(session_id, owner), user_id)
-            if await self._sessions.cut(connection, tombstone(session_id, last_seq), version):
+            if await self._sessions.cut(connection, tombstone(session_id, last_seq, rows.kept_marks(marks)), version):
                 return True
             await attempts.again()
 
@@ -186,6 +190,10 @@ class Log:
             return await self._sessions.create(connection, head, version, messages) or None
 
         await self._until_it_holds(connection, session.id, attempt)
+
+    async def rewrite(self, connection: asyncpg.Connection, session: Session, messages: Sequence[Message]) -> bool:
+        """Update the columns of texts, by primary key."""
+        return await self._sessions.rewrite(connection, session, messages)
 
     async def purge(self, connection: asyncpg.Connection) -> int:
         """Leave a tombstone of each expired session, some at a time."""

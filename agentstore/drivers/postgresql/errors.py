@@ -54,8 +54,8 @@ _TIMEOUT = Meaning(
 )
 _SILENT = Meaning(
     UnavailableError,
-    "no answer came in time; whether the statement took effect is unknown",
-    "Is the server there, and the network? Else look for load on it, or raise PoolOptions.statement_timeout",
+    "a statement took too long, or no answer came; whether it took effect is unknown",
+    "Is the server there, and the network? Else look for locks and load on it, or raise PoolOptions.statement_timeout",
 )
 _DAMAGED = Meaning(CorruptRecordError, "the server finds its files damaged", "Look at its log; restore a backup")
 _TRIGGER = Meaning(

@@ -15,19 +15,21 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from agentstore.protocol import Append
+    from agentstore.protocol import Append, Find, Outcome
     from agentstore.records import Message, Session
 
     from .statements import LogStatements
 
 Version: TypeAlias = str | None
-"""Last seq and time of a session's row, as the server writes them; None where there is no row."""
+"""Which transaction has written a session's row, as the server tells it; None where there is no row."""
 
 MAX_INT, MIN_INT = 2**63 - 1, -(2**63)
 
 _CHUNK = 64 * 2**20  # characters of messages in one statement; PostgreSQL takes 1 GB
-_SESSION_END = 12  # in a row of `LogStatements.load`: the time, a session, a message
+_VERSION, _HEAD, _HEAD_END = 1, 2, 14  # in a row of `LogStatements.load`: the time, a version, a session, a message
+_TITLE, _METADATA, _UPDATED_AT = 3, 4, 6  # in a row of `rows.SESSION`
 _ID = 2  # in a row of `rows.MESSAGE`
+_NO_SPOTS: list[list[Any]] = [[] for _ in rows.SPOT.split(", ")]
 
 
 class Sessions:
@@ -46,31 +48,51 @@ class Sessions:
         versions: dict[str, Version] = dict.fromkeys(stored)
         named = {(op.session_id, message.id) for op in batch for message in op.messages}
         now, heads, known = await self._snapshot(connection, list(stored), [rows.id_key(*name) for name in named])
-        for head in heads:
+        for version, head in heads:
             stored[head[0]] = rows.stored(head)
-            versions[head[0]] = _version(head)
+            versions[head[0]] = version
         for session_id, message in known:
             if (session_id, message[_ID]) in named and stored[session_id].session:
                 stored[session_id].messages[message[_ID]] = rows.messages([message])[0]
         return optimistic.Loaded(stored, versions, now)
 
     async def load_one(self, connection: asyncpg.Connection, session_id: str) -> tuple[rules.Stored, Version, datetime]:
-        """What is there of one session, without messages."""
+        """What is there of one session, without messages and marks."""
         now, heads, _ = await self._snapshot(connection, [session_id], [])
-        return (rows.stored(heads[0]), _version(heads[0]), now) if heads else (rules.Stored(), None, now)
+        if not heads:
+            return rules.Stored(), None, now
+        ((version, head),) = heads
+        return rows.stored(head[:-1]), version, now
+
+    async def find(self, connection: asyncpg.Connection, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
+        """The named messages of the sessions that are there, from one snapshot."""
+        ids = list({op.session_id for op in batch})
+        named = {(op.session_id, message_id) for op in batch for message_id in op.ids}
+        now, heads, known = await self._snapshot(connection, ids, [rows.id_key(*name) for name in named])
+        by_id = {head[0]: head[:-1] for _, head in heads}
+        found = {(session_id, message[_ID]): message for session_id, message in known}
+
+        def answer(op: Find) -> dict[str, Message]:
+            head = by_id.get(op.session_id)
+            if head is None or rules.visible(rows.stored(head).session, op.user_id, now) is None:
+                return {}
+            here = [found[name] for key in op.ids if (name := (op.session_id, key)) in found]
+            return {message.id: message for message in rows.messages(here)}
+
+        return rules.each(batch, answer)
 
     async def _snapshot(
         self, connection: asyncpg.Connection, session_ids: list[str], id_keys: list[int]
-    ) -> tuple[datetime, list[Sequence[Any]], list[tuple[str, Sequence[Any]]]]:
-        heads: list[Sequence[Any]] = []
+    ) -> tuple[datetime, list[tuple[str, Sequence[Any]]], list[tuple[str, Sequence[Any]]]]:
+        heads: list[tuple[str, Sequence[Any]]] = []
         known: list[tuple[str, Sequence[Any]]] = []
         for row in await connection.fetch(self._sql.load, session_ids, id_keys):
             if row[0] is not None:
                 now = row[0]
-            elif row[_SESSION_END] is None:
-                heads.append(row[1:_SESSION_END])
+            elif row[_HEAD_END] is None:
+                heads.append((row[_VERSION], row[_HEAD:_HEAD_END]))
             else:
-                known.append((row[1], row[_SESSION_END:]))
+                known.append((row[_HEAD], row[_HEAD_END:]))
         return now, heads, known
 
     async def create(
@@ -81,7 +103,7 @@ class Sessions:
         It is one statement, which waits for no event loop, unless no statement could be that long.
         """
         first, *others = _chunks([rows.message_row(head.id, message) for message in messages]) or [[]]
-        heads, versions = [rows.session_row(head)], {head.id: version}
+        heads, versions = [rows.head_row(head)], {head.id: version}
         if not others:
             return bool(await self.write(connection, heads, versions, added=first))
         async with connection.transaction():
@@ -89,6 +111,19 @@ class Sessions:
                 return False
             for chunk in others:
                 await connection.execute(self._sql.add, *_columns(chunk))
+        return True
+
+    async def rewrite(self, connection: asyncpg.Connection, session: Session, messages: Sequence[Message]) -> bool:
+        """Put other texts in place; whether the session's time still was the same. In one statement, as `create`."""
+        row = rows.session_row(session)
+        head = session.id, row[_UPDATED_AT], row[_TITLE], row[_METADATA]
+        first, *others = _chunks([rows.spot_row(session.id, message) for message in messages]) or [[]]
+        if not others:
+            return bool(await connection.fetchval(self._sql.rewrite, *head, *(_columns(first) or _NO_SPOTS)))
+        async with connection.transaction():
+            for chunk in (first, *others):
+                if not await connection.fetchval(self._sql.rewrite, *head, *_columns(chunk)):
+                    return False
         return True
 
     async def cut(
@@ -112,7 +147,7 @@ class Sessions:
 
         Args:
             connection: Where to.
-            heads: Rows of `rows.SESSION`.
+            heads: Rows of `rows.HEAD`.
             versions: What was loaded, for each of them.
             added: Rows of `rows.NEW_MESSAGE`.
             cut: Those whose messages go first, ...
@@ -133,15 +168,9 @@ def bounded(number: int) -> int:
     return max(MIN_INT, min(number, MAX_INT))
 
 
-def tombstone(session_id: str, last_seq: int) -> tuple[Any, ...]:
-    """The row of a session that is gone."""
-    return (session_id, *[None] * 7, last_seq, None, None)
-
-
-def _version(head: Sequence[Any]) -> str:
-    """The version of a row of `rows.SESSION`, as the statements write it."""
-    last_seq, updated_at = head[8], head[6]
-    return f"{last_seq}:{'' if updated_at is None else updated_at}"
+def tombstone(session_id: str, last_seq: int, marks: str | None = None) -> tuple[Any, ...]:
+    """The row of a session that is gone; without marks, those that are there are kept."""
+    return (session_id, *[None] * 7, last_seq, None, None, marks)
 
 
 def _columns(found: Sequence[Sequence[Any]]) -> list[list[Any]]:

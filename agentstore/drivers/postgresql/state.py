@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import asyncpg
 from agentstore import codec, rules
 from agentstore.drivers import optimistic
 from agentstore.drivers.sql import rows
-from agentstore.protocol import Expire, Increment
+from agentstore.protocol import Expire, Increment, SetItems
 
 from .isolation import failures
 from .sessions import bounded
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
     from agentstore.records import StateItem
 
 _PURGED = 500  # keys in one transaction
+
+
+@dataclass(frozen=True, slots=True)
+class _Former:
+    """What a plan was made against, and what must still hold when it is written.
+
+    Attributes:
+        items, floors: As those of `rules.StatePlan`, before it was applied.
+        marks: The text that a namespace's floor has in place of marks.
+    """
+
+    items: dict[tuple[str, str], StateItem | None]
+    floors: dict[str, int]
+    marks: dict[str, str | None]
 
 
 class State:
@@ -81,13 +96,12 @@ class State:
         while True:
             found = await connection.fetch(self._sql.expired, *last, _PURGED)
             names = [(namespace, key) for namespace, key, _version in found]
-            plan, now = await self._load(connection, names, frozenset())
-            former, floors = dict(plan.items), dict(plan.floors)
+            plan, former, now = await self._load(connection, names, frozenset())
             for name in names:
                 item = plan.items[name]
                 if item is not None and not rules.is_live(item.expires_at, now):
                     plan.remove(*name)
-            lost = await self._keep(connection, plan, former, floors)
+            lost = await self._keep(connection, plan, former)
             purged += sum(namespace not in lost for namespace, _ in plan.changed)
             if len(found) < _PURGED:
                 return purged
@@ -97,16 +111,18 @@ class State:
         """One pass; None for those in whose namespace nothing was written."""
         # what is set or deleted is not looked at: large values stay where they are, unreadable ones can be mended
         whole = frozenset((op.namespace, op.key) for op in ops if isinstance(op, (Increment, Expire)))
-        plan, now = await self._load(connection, rules.named_keys(ops), whole)
-        former, floors = dict(plan.items), dict(plan.floors)
+        plan, former, now = await self._load(connection, rules.named_keys(ops), whole)
+        marked = {op.namespace for op in ops if isinstance(op, SetItems) and op.mark}
+        plan.marks = {name: rows.namespace_marks(name, former.marks.get(name)) for name in marked}
         planned = plan.apply(ops, now)
-        lost = await self._keep(connection, plan, former, floors)
+        lost = await self._keep(connection, plan, former)
         return [None if op.namespace in lost else outcome for op, outcome in zip(ops, planned, strict=True)]
 
     async def _load(
         self, connection: asyncpg.Connection, names: Sequence[tuple[str, str]], whole: frozenset[tuple[str, str]]
-    ) -> tuple[rules.StatePlan, datetime]:
+    ) -> tuple[rules.StatePlan, _Former, datetime]:
         """One snapshot of the items and floors that a plan needs, and the time; values only of those in `whole`."""
+        marks: dict[str, str | None] = {}
         plan = rules.StatePlan(items=dict.fromkeys(names), floors={namespace: 0 for namespace, _ in names})
         wanted = [name in whole for name in names]
         found = await connection.fetch(self._sql.load, *_pairs(names), wanted, list(plan.floors))
@@ -114,31 +130,29 @@ class State:
             if moment is not None:
                 now = moment
             elif key is None:
-                plan.floors[namespace] = version
+                plan.floors[namespace], marks[namespace] = version, value
             else:
                 plan.items[namespace, key] = rows.state_item(key, value, version, expires_at)
-        return plan, now
+        return plan, _Former(dict(plan.items), dict(plan.floors), marks), now
 
-    async def _keep(
-        self,
-        connection: asyncpg.Connection,
-        plan: rules.StatePlan,
-        former: dict[tuple[str, str], StateItem | None],
-        floors: dict[str, int],
-    ) -> set[str]:
+    async def _keep(self, connection: asyncpg.Connection, plan: rules.StatePlan, former: _Former) -> set[str]:
         """Write what the plan says; the namespaces of which nothing was written, for something had changed there."""
         if not plan.changed:
             return set()
         # where keys come or go, the floor is the lock: a key may have come and gone since it was found missing
-        gate = plan.raised | {name[0] for name in plan.changed if former[name] is None or plan.items[name] is None}
-        named = [(*name, *_stored(plan.items[name]), _version(former[name])) for name in plan.changed]
+        gate = plan.raised | {
+            name[0] for name in plan.changed if former.items[name] is None or plan.items[name] is None
+        }
+        named = [(*name, *_stored(plan.items[name]), _version(former.items[name])) for name in plan.changed]
         if len(named) == 1 and not gate:  # the writer who is alone: a third of the time
             held = await connection.fetchval(self._sql.replace, *named[0])
             return set() if held else {named[0][0]}
         values = [
             list(gate),
             [plan.floors[namespace] for namespace in gate],
-            json.dumps({namespace: floors[namespace] for namespace in gate}),
+            [rules.marks_to_text(plan.marks.get(namespace, {})) for namespace in gate],
+            json.dumps({namespace: former.floors[namespace] for namespace in gate}),
+            json.dumps({namespace: former.marks.get(namespace) for namespace in plan.marks}),
             *map(list, zip(*named, strict=True)),
         ]
         try:

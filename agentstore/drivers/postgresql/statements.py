@@ -15,11 +15,12 @@ from agentstore.drivers.sql import rows
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _LIVE = f"(expires_at IS NULL OR expires_at > {_NOW})"
-_VERSION = "last_seq || ':' || coalesce(updated_at::text, '')"
-"""What changes whenever a session does."""
+_VERSION = "xmin::text"
+"""What changes whenever a row does: the transaction that wrote it. A rewrite moves neither seq nor time."""
 
-_SESSION_TYPES = ("text",) * 5 + ("bigint",) * 5 + ("text",)
+_HEAD_TYPES = (*("text",) * 5, *("bigint",) * 5, "text", "text")
 _MESSAGE_TYPES = ("text", "bigint", "text", "text", "text", "bigint", *("text",) * 5, "bigint")
+_SPOT_TYPES = ("bigint", *("text",) * 6)
 _SESSION_NAMES, _MESSAGE_NAMES = rows.SESSION.split(", "), rows.MESSAGE.split(", ")
 
 # ruff: noqa: S608  what is put together here are constants and a quoted schema
@@ -37,33 +38,35 @@ class LogStatements:
     """What `conversations.Log` sends.
 
     Attributes:
-        load: ``(session ids, id keys)``: a row with the time, then sessions, then messages; each has columns for all.
+        load: ``(session ids, id keys)``: a row with the time, then sessions with versions, then messages; each row has
+            columns for all.
         newest: Arrays of (place, session id, above, below, limit): (place, owner) with a message, or without if there
             is none; nothing for a session that is not there or has expired. Limits count from the new end.
         oldest: The same from the old end.
         newest_of_one, oldest_of_one: ``(session id, above, below, limit, user id)``: what that user may see of it.
         heads: ``(session ids)``: the time and the session.
-        owner: ``(session id)``: owner, last seq and version of a live session.
+        owner: ``(session id)``: owner, last seq, version and marks of a live session.
         count: ``(session id)``: its messages.
         expired: ``(session id, limit)``: those behind this one: id, last seq, version.
         add: Arrays of `rows.NEW_MESSAGE`.
+        rewrite: ``(session id, updated_at, title, metadata)``, arrays of `rows.SPOT`: how many sessions were written.
     """
 
     def __init__(self, schema: str) -> None:
         self._sessions, self._messages = f"{schema}.agentstore_sessions", f"{schema}.agentstore_messages"
         sessions, messages = self._sessions, self._messages
         self.load = (
-            f"SELECT clock_timestamp(), {_nulls(_SESSION_TYPES)}, {_nulls(_MESSAGE_TYPES[2:])}"
-            f" UNION ALL SELECT NULL, {rows.SESSION}, {_nulls(_MESSAGE_TYPES[2:])}"
+            f"SELECT clock_timestamp(), NULL, {_nulls(_HEAD_TYPES)}, {_nulls(_MESSAGE_TYPES[2:])}"
+            f" UNION ALL SELECT NULL, {_VERSION}, {rows.HEAD}, {_nulls(_MESSAGE_TYPES[2:])}"
             f" FROM {sessions} WHERE session_id = ANY($1::text[])"
-            f" UNION ALL SELECT NULL, session_id, {_nulls(_SESSION_TYPES[1:])}, {rows.MESSAGE}"
+            f" UNION ALL SELECT NULL, NULL, session_id, {_nulls(_HEAD_TYPES[1:])}, {rows.MESSAGE}"
             f" FROM {messages} WHERE id_key = ANY($2::bigint[])"
         )
         self.newest, self.oldest = self._between("DESC"), self._between("ASC")
         self.newest_of_one, self.oldest_of_one = self._of_one("DESC"), self._of_one("ASC")
         self.heads = f"SELECT clock_timestamp(), {rows.SESSION} FROM {sessions} WHERE session_id = ANY($1::text[])"
         self.owner = (
-            f"SELECT user_id, last_seq, {_VERSION} FROM {sessions}"
+            f"SELECT user_id, last_seq, {_VERSION}, marks FROM {sessions}"
             f" WHERE session_id = $1 AND updated_at IS NOT NULL AND {_LIVE}"
         )
         self.count = f"SELECT count(*) FROM {messages} WHERE session_id = $1"
@@ -72,12 +75,21 @@ class LogStatements:
             f" WHERE session_id > $1 AND expires_at <= {_NOW} ORDER BY session_id LIMIT $2"
         )
         self.add = f"INSERT INTO {messages} ({rows.NEW_MESSAGE}) SELECT * FROM unnest({_arrays(1, _MESSAGE_TYPES)})"
+        texts = ", ".join(f"{name} = n.{name}" for name in rows.TEXTS.split(", "))
+        self.rewrite = (
+            f"WITH held AS (UPDATE {sessions} SET title = $3, metadata = $4"
+            " WHERE session_id = $1 AND updated_at = $2 RETURNING session_id),"
+            f" rewritten AS (UPDATE {messages} AS m SET {texts}"
+            f" FROM unnest({_arrays(5, _SPOT_TYPES)}) AS n({rows.SPOT})"
+            " WHERE m.session_id = (SELECT session_id FROM held) AND m.seq = n.seq AND m.id = n.id)"
+            " SELECT count(*) FROM held"
+        )
         self._writes = {(cut, added): self._write(cut, added) for cut in (False, True) for added in (False, True)}
 
     def write(self, *, cut: bool, added: bool) -> str:
         """The conditional write of sessions; gives the ids of those that were written.
 
-        Takes arrays of `rows.SESSION`, versions as a JSON object by session id; with `cut` the ids of the sessions that
+        Takes arrays of `rows.HEAD`, versions as a JSON object by session id; with `cut` the ids of the sessions that
         lose messages, and the seq from which on; with `added` arrays of `rows.NEW_MESSAGE`.
         """
         return self._writes[cut, added]
@@ -110,16 +122,15 @@ class LogStatements:
         )
 
     def _write(self, cut: bool, added: bool) -> str:  # noqa: FBT001  as `write`
-        expected = len(_SESSION_TYPES) + 1
+        expected = len(_HEAD_TYPES) + 1
         changes = ", ".join(f"{name} = excluded.{name}" for name in _SESSION_NAMES[1:])
-        version = "s.last_seq || ':' || coalesce(s.updated_at::text, '')"
         parts = [
             (
-                f"held AS (INSERT INTO {self._sessions} AS s ({rows.SESSION})"
-                f" SELECT * FROM unnest({_arrays(1, _SESSION_TYPES)}) AS h({rows.SESSION})"
+                f"held AS (INSERT INTO {self._sessions} AS s ({rows.HEAD})"
+                f" SELECT * FROM unnest({_arrays(1, _HEAD_TYPES)}) AS h({rows.HEAD})"
                 ' ORDER BY h.session_id COLLATE "C"'
-                f" ON CONFLICT (session_id) DO UPDATE SET {changes}"
-                f" WHERE {version} = ${expected}::jsonb ->> excluded.session_id RETURNING session_id)"
+                f" ON CONFLICT (session_id) DO UPDATE SET {changes}, marks = coalesce(excluded.marks, s.marks)"
+                f" WHERE s.{_VERSION} = ${expected}::jsonb ->> excluded.session_id RETURNING session_id)"
             )
         ]
         following = expected + 1
@@ -145,12 +156,13 @@ class StateStatements:
     Attributes:
         get: Arrays of (namespace, key): namespace and item of those that are there and live.
         load: Arrays of (namespace, key, whether the value is needed) and namespaces: a row with the time, then items,
-            then floors; each row has columns for all.
+            then floors with marks as their value; each row has columns for all.
         replace: ``(namespace, key, value, version, expires_at, former version)``: the one key of a batch that adds and
             removes none; gives a row if the former version held.
-        write: Arrays of (namespace, floor) and former floors as a JSON object; arrays of (namespace, key, value,
-            version, expires_at, former version): gives the namespaces in which something had changed, and nothing was
-            written. No value means to remove the key, no former version that it must not be there.
+        write: Arrays of (namespace, floor, marks); former floors, former marks, as JSON objects; arrays of (namespace,
+            key, value, version, expires_at, former version): gives the namespaces in which something had changed, and
+            nothing was written. No value means to remove the key, no former version that it must not be there, no
+            marks that others may have changed them.
         expired: ``(namespace, key, limit)``: those behind this one: namespace, key, version.
     """
 
@@ -167,7 +179,7 @@ class StateStatements:
             " UNION ALL SELECT NULL, s.namespace, s.key, CASE WHEN n.whole THEN s.value ELSE 'null' END, s.version,"
             f" CASE WHEN n.whole OR s.expires_at BETWEEN {rows.FIRST_MICRO} AND {rows.LAST_MICRO} THEN s.expires_at END"
             f" FROM unnest($1::text[], $2::text[], $3::boolean[]) AS n(namespace, key, whole){found} OFFSET 0) AS s"
-            f" UNION ALL SELECT NULL, namespace, NULL, NULL, floor, NULL FROM {floors}"
+            f" UNION ALL SELECT NULL, namespace, NULL, marks, floor, NULL FROM {floors}"
             " WHERE namespace = ANY($4::text[])"
         )
         self.replace = (
@@ -176,13 +188,15 @@ class StateStatements:
         )
         self.write = f"""\
 WITH gate AS (
-    INSERT INTO {floors} AS f (namespace, floor)
-    SELECT * FROM unnest($1::text[], $2::bigint[]) AS g(namespace, floor) ORDER BY g.namespace COLLATE "C"
-    ON CONFLICT (namespace) DO UPDATE SET floor = excluded.floor
-    WHERE f.floor = ($3::jsonb ->> excluded.namespace)::bigint
+    INSERT INTO {floors} AS f (namespace, floor, marks)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[]) AS g(namespace, floor, marks)
+    ORDER BY g.namespace COLLATE "C"
+    ON CONFLICT (namespace) DO UPDATE SET floor = excluded.floor, marks = coalesce(excluded.marks, f.marks)
+    WHERE f.floor = ($4::jsonb ->> excluded.namespace)::bigint
+    AND (excluded.marks IS NULL OR f.marks IS NOT DISTINCT FROM $5::jsonb ->> excluded.namespace)
     RETURNING namespace
 ), named AS (
-    SELECT * FROM unnest($4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[])
+    SELECT * FROM unnest($6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[])
     AS n(namespace, key, value, version, expires_at, former)
 ), held AS (
     SELECT s.* FROM (

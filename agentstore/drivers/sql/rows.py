@@ -22,13 +22,23 @@ SESSION = (
 HEAD = f"{SESSION}, marks"
 """What `head_row` gives, and `stored` takes too."""
 
+NO_MARKS = "{}"
+"""What stands for none where NULL would keep those that are there."""
+
 MESSAGE = "role, content, id, seq, tool_calls, tool_call_id, name, metadata, run_id, created_at"
 """The columns of a message, in the order of `Message`'s fields: what `messages` takes."""
 
 NEW_MESSAGE = f"session_id, id_key, {MESSAGE}"
 """What `message_row` gives."""
 
+TEXTS = "content, tool_calls, tool_call_id, name, metadata"
+"""What `ConversationStore.rewrite` puts in place of what is there."""
+
+SPOT = f"seq, id, {TEXTS}"
+"""What `spot_row` gives: where the texts of a message belong, and the texts."""
+
 _MARKS = 11  # in a row of `HEAD`
+_SPOT = [NEW_MESSAGE.split(", ").index(name) for name in SPOT.split(", ")]
 _UUID_LENGTH, _UUID_VERSION_AT = 36, 14
 _HASH_BITS = 22
 _TIME_SHIFT = 6  # 64 ms: what one turn or group brings lies in one or two leaves of the index
@@ -98,6 +108,12 @@ def message_row(session_id: str, message: Message) -> tuple[Any, ...]:
         message.run_id,
         codec.to_micros(message.created_at),
     )
+
+
+def spot_row(session_id: str, message: Message) -> tuple[Any, ...]:
+    """The values of `SPOT`."""
+    row = message_row(session_id, message)
+    return tuple(row[place] for place in _SPOT)
 
 
 def micros(moment: datetime | None) -> int | None:
@@ -194,6 +210,30 @@ def state_item(key: str, value: str, version: int, expires_at: int | None) -> St
             f"the stored value of key {key!r} cannot be read: {error}",
             hint="Mend it from a backup, or set or delete the key",
         ) from error
+
+
+def namespace_marks(namespace: str, text: Any) -> rules.Marks:
+    """The marks in the floor's row of a namespace.
+
+    Raises:
+        CorruptRecordError: It holds something else.
+    """
+    try:
+        return rules.marks_from_text(text)
+    except CorruptRecordError as error:
+        raise CorruptRecordError(
+            f"the floor of namespace {namespace!r} cannot be read: {error}",
+            hint="Mend it from a backup, or set its marks to NULL: a replay may then bring old values back",
+        ) from error
+
+
+def kept_marks(text: Any) -> str | None:
+    """What a deletion writes in place of a session's marks: NULL, which keeps them; but none for unreadable ones."""
+    try:
+        rules.marks_from_text(text)
+    except CorruptRecordError:
+        return NO_MARKS
+    return None
 
 
 def _whole(number: Any) -> int:

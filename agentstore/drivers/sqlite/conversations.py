@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_INT, MIN_INT = 2**63 - 1, -(2**63)
 
+_TEXTS = rows.TEXTS.split(", ")
 _HEAD = f"SELECT {rows.SESSION} FROM agentstore_sessions WHERE session_id = ?"  # noqa: S608  constants, as all below
 _HEADS = f"SELECT {rows.HEAD} FROM agentstore_sessions WHERE session_id IN (SELECT value FROM json_each(?))"  # noqa: S608
 _PUT_HEAD = (
@@ -40,18 +41,17 @@ _RETIRE = "UPDATE agentstore_sessions SET " + ", ".join(  # noqa: S608
     f"{name} = NULL" for name in rows.SESSION.split(", ") if name not in {"session_id", "last_seq"}
 )
 _REWRITE_HEAD = "UPDATE agentstore_sessions SET title = ?, metadata = ? WHERE session_id = ? AND updated_at = ?"
-_REWRITE = (
-    "UPDATE agentstore_messages SET content = ?, tool_calls = ?, tool_call_id = ?, name = ?, metadata = ?"
-    " WHERE session_id = ? AND seq = ? AND id = ?"
+_REWRITE = (  # parameters as `rows.SPOT`, then the session
+    f"UPDATE agentstore_messages SET {', '.join(f'{name} = ?{at}' for at, name in enumerate(_TEXTS, 3))}"  # noqa: S608
+    f" WHERE session_id = ?{len(_TEXTS) + 3} AND seq = ?1 AND id = ?2"
 )
-_TEXTS = (3, 6, 7, 8, 9)  # in a row of `rows.NEW_MESSAGE`: what `_REWRITE` sets
 _MEND_LAST_SEQ = (
     "UPDATE agentstore_sessions SET last_seq ="
     " (SELECT coalesce(max(seq), 0) FROM agentstore_messages AS m WHERE m.session_id = agentstore_sessions.session_id)"
     " WHERE session_id = ? AND typeof(last_seq) <> 'integer'"
 )
 _OWNER = (  # no more than a deletion needs, so that a session that cannot be read can be deleted
-    "SELECT CASE WHEN ? THEN user_id END, session_id FROM agentstore_sessions"
+    "SELECT CASE WHEN ? THEN user_id END, session_id, CAST(marks AS BLOB) FROM agentstore_sessions"
     " WHERE session_id = ? AND updated_at IS NOT NULL AND (expires_at IS NULL OR expires_at > ?)"
 )
 
@@ -178,7 +178,8 @@ def delete(connection: sqlite3.Connection, session_id: str, user_id: str | None)
     rules.check_owner(Session(session_id, found[0][0]), user_id)
     connection.execute(_MEND_LAST_SEQ, (session_id,))
     _drop(connection, session_id)
-    connection.execute(f"{_RETIRE} WHERE session_id = ?", (session_id,))
+    kept = rows.kept_marks(found[0][2])
+    connection.execute(f"{_RETIRE}, marks = coalesce(?, marks) WHERE session_id = ?", (kept, session_id))
     return True
 
 
@@ -198,8 +199,7 @@ def rewrite(connection: sqlite3.Connection, session: Session, messages: Sequence
     row = rows.session_row(session)
     if not connection.execute(_REWRITE_HEAD, (row[3], row[4], session.id, row[6])).rowcount:
         return False
-    found = (rows.message_row(session.id, message) for message in messages)
-    connection.executemany(_REWRITE, ((*(row[place] for place in _TEXTS), row[0], row[5], row[4]) for row in found))
+    connection.executemany(_REWRITE, ((*rows.spot_row(session.id, message), session.id) for message in messages))
     return True
 
 

@@ -44,6 +44,7 @@ _PUT_FLOOR = (
     "INSERT INTO agentstore_state_floors (namespace, floor, marks) VALUES (?, ?, ?)"
     " ON CONFLICT (namespace) DO UPDATE SET floor = excluded.floor, marks = excluded.marks"
 )
+_FIRST_NAMESPACE = "SELECT min(namespace) AS namespace FROM agentstore_state"
 _RAISE_FLOORS = (  # as StatePlan.remove would, for any number of keys
     "INSERT INTO agentstore_state_floors (namespace, floor)"
     " SELECT namespace, max(version) FROM agentstore_state WHERE expires_at <= ? GROUP BY namespace"
@@ -78,7 +79,7 @@ def _write(connection: sqlite3.Connection, batch: Sequence[StateOp]) -> list[Out
     for namespace, floor, marks in fetched(connection, _FLOORS, (codec.dumps(list(plan.floors)),), "namespace"):
         if not isinstance(floor, int):
             raise CorruptRecordError(f"namespace {namespace!r} has {floor!r} where a version should be")
-        plan.floors[namespace], plan.marks[namespace] = floor, rules.marks_from_text(marks)
+        plan.floors[namespace], plan.marks[namespace] = floor, rows.namespace_marks(namespace, marks)
     outcomes = plan.apply(batch, utcnow())
     _keep(connection, plan)
     return outcomes
@@ -99,6 +100,18 @@ def scan(connection: sqlite3.Connection, op: Scan) -> list[StateItem]:
     sql = f"{_ITEM} AND {' AND '.join(conditions)} ORDER BY key {'DESC' if op.reverse else 'ASC'} LIMIT ?"
     found = fetched(connection, sql, (*values, -1 if op.limit is None else bounded(op.limit)), "key")
     return [rows.state_item(*row) for row in found]
+
+
+def namespaces(connection: sqlite3.Connection, after: str | None, limit: int) -> list[str]:
+    """The next name again and again, each found by the primary key: their keys are not walked through."""
+    found: list[str] = []
+    for _ in range(limit):
+        sql, values = (_FIRST_NAMESPACE, ()) if after is None else (f"{_FIRST_NAMESPACE} WHERE namespace > ?", (after,))
+        ((after,),) = fetched(connection, sql, values, "namespace")
+        if after is None:
+            break
+        found.append(after)
+    return found
 
 
 def purge(connection: sqlite3.Connection) -> int:

@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import filelock
-
 from agentstore import codec
 from agentstore.durable import make_folder, put_file, sync_folder
 from agentstore.errors import ConflictError, UnavailableError
@@ -29,6 +27,8 @@ from .writer import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import filelock
 
     from agentstore.url import StoreURL
 
@@ -136,7 +136,7 @@ class Folder:
             except FileExistsError as error:
                 raise ConflictError(f"there is a journal {path} already", hint="Give each a name of its own") from error
             sync_folder(self.path)
-            lock = _lock(path / "lock")
+            lock = file_lock(path / "lock")
             lock.acquire(blocking=False)
         return path, lock
 
@@ -161,10 +161,10 @@ class Folder:
         return sorted(found, key=lambda leftover: (leftover.created_at, leftover.id))
 
     def _adopt(self, path: Path) -> Leftover | None:
-        lock = _lock(path / "lock")
+        lock = file_lock(path / "lock")
         try:
             lock.acquire(blocking=False)
-        except (filelock.Timeout, FileNotFoundError):  # it is in use, or was removed just now
+        except (TimeoutError, FileNotFoundError):  # it is in use, or was removed just now
             return None
         try:
             if segments_of(path):
@@ -188,9 +188,11 @@ class Folder:
         record = Record(position, payload)
         with usable(self.path):
             make_folder(path.parent)
+            self._describe()
             put_file(path, rejected.pack(journal_id, record, reason, codec.to_micros(utcnow()), self._sealer))
+        why = reason.encode("utf-8", "backslashreplace").decode()  # it may quote any text, and a log takes clean text
         _log.error(
-            "%s refused record %d of journal %s (%s); it is kept in %s", self._url, position, journal_id, reason, path
+            "%s refused record %d of journal %s (%s): it is kept in %s", self._url, position, journal_id, why, path
         )
         return path
 
@@ -199,10 +201,10 @@ class Folder:
         """While no other thread or process begins or adopts a journal here; the folder is there."""
         with usable(self.path):
             make_folder(self.path)
-            lock = _lock(self.path / ".lock")
+            lock = file_lock(self.path / ".lock")
             try:
                 lock.acquire(_PATIENCE)
-            except filelock.Timeout as error:
+            except TimeoutError as error:
                 raise UnavailableError(f"other processes held {lock.lock_file} for {_PATIENCE:g} s") from error
             try:
                 self._describe()
@@ -216,5 +218,8 @@ class Folder:
             put_file(path, f"{self._url}\n".encode("utf-8", "backslashreplace"))
 
 
-def _lock(path: Path) -> filelock.BaseFileLock:
-    return filelock.FileLock(path, thread_local=False, mode=0o600)
+def file_lock(path: Path) -> filelock.BaseFileLock:
+    """A lock between processes, and between two users of it in this one; it raises `TimeoutError`."""
+    from filelock import FileLock  # noqa: PLC0415  who only imports agentstore needs no lock
+
+    return FileLock(path, thread_local=False, mode=0o600)

@@ -63,10 +63,12 @@ class Leftover:
         self.damage, self._read = [], False
         with usable(self.path):
             for found in walk(self.path):
-                if isinstance(found, Damage):
-                    self.damage.append(self._set_aside(found))
-                else:
+                if not isinstance(found, Damage):
                     yield self._opened(found)
+                elif found.torn:
+                    _log.debug("journal %s: %s", self.id, found)
+                else:
+                    self.damage.append(self._set_aside(found))
         self._read = True
 
     def _opened(self, found: Found) -> Record:

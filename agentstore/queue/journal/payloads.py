@@ -27,8 +27,9 @@ def encode(op: Append | SetItems) -> bytes:
         times = (_to_micros(op.ttl), _to_micros(op.default_ttl))
         metadata = op.metadata if op.metadata is None or type(op.metadata) is dict else dict(op.metadata)
         return _APPEND + codec.to_bytes([op.session_id, op.user_id, op.agent, metadata, *times, op.size, messages])
+    ttl = op.ttl if isinstance(op.ttl, timedelta) else None  # a ttl to be kept goes with a condition
     items = [_item_row(key, value) for key, value in op.items.items()]
-    return _SET + codec.to_bytes([op.namespace, _to_micros(op.ttl), op.size, items])
+    return _SET + codec.to_bytes([op.namespace, _to_micros(ttl), op.size, items])
 
 
 def decode(payload: bytes) -> Append | SetItems:

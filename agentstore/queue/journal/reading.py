@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,18 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A place that held something once and cannot be read.
+    """A place in a segment that cannot be read.
 
     Attributes:
         path: The segment.
         start: The first byte.
         end: Behind the last one.
         what: Is wrong there.
+        torn: Nothing is lost: it was being written when the process died, or the disk failed, and nobody was told that
+            it is stored.
         copy: What is there, kept aside; None before that was done.
     """
 
@@ -34,6 +33,7 @@ class Damage:
     start: int
     end: int
     what: str
+    torn: bool = False
     copy: Path | None = None
 
     def __str__(self) -> str:
@@ -77,11 +77,15 @@ def begun(folder: Path) -> int:
     return folder.stat().st_mtime_ns // 1000
 
 
-def walk(folder: Path) -> Iterator[Found | Damage]:
-    """All records of a journal in order, and what is damaged; one segment at a time is in memory.
+def walk(folder: Path, *, live: bool = False) -> Iterator[Found | Damage]:
+    """All records of a journal in order, and what is torn or damaged; one segment at a time is in memory.
 
-    What a process was writing when it died is passed over: nobody was told that it is stored. That is what the last
-    segment has behind its last record; and what another has behind the end that the segment after it names.
+    Torn is what the last segment has behind its last record, and what another has behind the end that the segment
+    after it names.
+
+    Args:
+        folder: The journal's.
+        live: Its process goes on: a segment that is gone was settled meanwhile.
 
     Raises:
         SchemaError: A newer version wrote it.
@@ -89,32 +93,42 @@ def walk(folder: Path) -> Iterator[Found | Damage]:
     segments = segments_of(folder)
     for index, (number, path) in enumerate(segments):
         after = segments[index + 1] if index + 1 < len(segments) else None
-        following = header_of(after[1]) if after is not None and after[0] == number + 1 else None
-        end = None if following is None else following.previous_end
-        yield from _walk_segment(path, folder.name, end, may_be_torn=after is None)
+        try:
+            following = header_of(after[1]) if after is not None and after[0] == number + 1 else None
+            data = path.read_bytes()
+        except FileNotFoundError:
+            if live:
+                continue
+            raise
+        end = following.previous_end if following is not None and following.journal_id == folder.name else None
+        if end is not None and end < len(data):
+            yield Damage(path, end, len(data), "it was never synced", torn=True)
+        yield from _in_segment(path, data[:end], folder.name, end, last=after is None)
 
 
-def _walk_segment(path: Path, journal_id: str, end: int | None, *, may_be_torn: bool) -> Iterator[Found | Damage]:
-    data = path.read_bytes()
-    whole = len(data)
-    data = data if end is None else data[:end]
-    if not data or (may_be_torn and (whole < HEADER_BYTES or not data.strip(b"\0"))):
-        _log.debug("%s holds nothing: its process died, or its disk failed, when it was begun", path)
+def _in_segment(path: Path, data: bytes, journal_id: str, end: int | None, *, last: bool) -> Iterator[Found | Damage]:
+    if last and (len(data) < HEADER_BYTES or not data.strip(b"\0")):
+        yield Damage(path, 0, len(data), "it was being begun", torn=True)
         return
+    if data:
+        yield from _in_data(path, data, journal_id, last=last)
+    if end is not None and len(data) < end:
+        yield Damage(path, len(data), end, "the end of the file is missing")
+
+
+def _in_data(path: Path, data: bytes, journal_id: str, *, last: bool) -> Iterator[Found | Damage]:
     try:
         header = Header.unpack(data)
     except CorruptRecordError:
-        yield Damage(path, 0, whole, "its header is damaged")
+        yield Damage(path, 0, len(data), "its header is damaged")
         return
     if header.journal_id != journal_id:
-        yield Damage(path, 0, whole, f"it belongs to the journal {header.journal_id}")
+        yield Damage(path, 0, len(data), f"it belongs to the journal {header.journal_id}")
         return
     for found in header.records(data):
         if not isinstance(found, Gap):
             yield Found(header, found[1])
-        elif found.last and may_be_torn:
-            _log.debug("%s was torn at byte %d, when its process died", path, found.start)
+        elif found.last and last:
+            yield Damage(path, found.start, found.end, "it was being written", torn=True)
         else:
             yield Damage(path, found.start, found.end, "it is damaged")
-    if end is not None and whole < end:
-        yield Damage(path, whole, end, "the end of the file is missing")

@@ -76,12 +76,11 @@ async def test_a_key_that_comes_while_its_maker_waits(backend, url):
     await other.aopen()
     state = backend._state
     async with backend._pools.connection() as proxy:
-        plan, now = await state._load(proxy.driver_connection, [("n", "k")], frozenset())
-        former, floors = dict(plan.items), dict(plan.floors)
+        plan, former, now = await state._load(proxy.driver_connection, [("n", "k")], frozenset())
         plan.apply([SetItems("n", {"k": "mine"})], now)
         connection = await other._connector.connect()
         await connection.execute("BEGIN; INSERT INTO agentstore_state_floors VALUES ('n', 0)")
-        keeping = asyncio.create_task(state._keep(proxy.driver_connection, plan, former, floors))
+        keeping = asyncio.create_task(state._keep(proxy.driver_connection, plan, former))
         async with asyncio.timeout(20):
             while execute(url, "SELECT count(*) FROM pg_locks WHERE NOT granted") != 1:
                 await asyncio.sleep(0.01)
@@ -96,24 +95,22 @@ async def test_what_was_deleted_and_made_again_meanwhile(backend):
     state = backend._state
     (first,) = await backend.write_items([SetItems("n", {"k": 1})])
     async with backend._pools.connection() as proxy:
-        plan, now = await state._load(proxy.driver_connection, [("n", "k")], frozenset())
-        former, floors = dict(plan.items), dict(plan.floors)
+        plan, former, now = await state._load(proxy.driver_connection, [("n", "k")], frozenset())
         plan.apply([SetItems("n", {"k": "late"})], now)
         await backend.write_items([DeleteKeys("n", ("k",))])
-        assert await state._keep(proxy.driver_connection, plan, former, floors) == {"n"}, "it has gone"
+        assert await state._keep(proxy.driver_connection, plan, former) == {"n"}, "it has gone"
         (second,) = await backend.write_items([SetItems("n", {"k": 2})])
-        assert await state._keep(proxy.driver_connection, plan, former, floors) == {"n"}, "it is another"
+        assert await state._keep(proxy.driver_connection, plan, former) == {"n"}, "it is another"
     assert second > first
 
 
 async def test_a_key_that_came_and_went_meanwhile(backend):
     state = backend._state
     async with backend._pools.connection() as proxy:
-        plan, now = await state._load(proxy.driver_connection, [("n", "k")], frozenset())
-        former, floors = dict(plan.items), dict(plan.floors)
+        plan, former, now = await state._load(proxy.driver_connection, [("n", "k")], frozenset())
         assert plan.apply([SetItems("n", {"k": "late"})], now) == [1]
         assert await backend.write_items([SetItems("n", {"k": 1}), DeleteKeys("n", ("k",))]) == [1, 1]
-        assert await state._keep(proxy.driver_connection, plan, former, floors) == {"n"}, "version 1 was used"
+        assert await state._keep(proxy.driver_connection, plan, former) == {"n"}, "version 1 was used"
     assert await backend.write_items([SetItems("n", {"k": 2})]) == [2]
 
 

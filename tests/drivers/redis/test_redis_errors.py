@@ -9,7 +9,7 @@ import pytest
 import redis.exceptions
 from redis_kit import make, say, turn, with_options, with_parts
 
-from agentstore import db, errors
+from agentstore import RetryOptions, db, errors
 from agentstore.drivers.redis.errors import _BUG, BY_CODE, BY_TEXT, BY_TYPE, RAISED, _meaning, translated
 from agentstore.protocol import Head, Read
 from agentstore.url import StoreURL
@@ -78,7 +78,7 @@ def test_what_an_error_was_raised_for_counts(kind):
 async def refused(url, kind, says):
     """Both the call and what it printed must be right, and quick."""
     start = time.monotonic()
-    database = db(url)
+    database = db(url, retry=RetryOptions(attempts=1))
     with pytest.raises(kind, match=says) as caught:
         await database.append("s", say())
     assert time.monotonic() - start < 5

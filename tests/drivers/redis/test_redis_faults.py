@@ -39,8 +39,17 @@ async def test_a_server_that_is_away_is_told_and_found_again(private_server):
                 await call
             assert isinstance(caught.value.__cause__, Exception)
         server.start()
+        await eventually(lambda: answers(database))
         await database.append("s", say("two"))
         assert [m.content for m in await database.messages("s")] == ["one", "two"]
+
+
+async def answers(database):
+    try:
+        await database.ping()
+    except errors.UnavailableError:
+        return False
+    return True
 
 
 async def test_a_server_that_hangs_is_not_waited_for_for_ever(private_server):

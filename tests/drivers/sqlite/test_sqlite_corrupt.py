@@ -81,6 +81,15 @@ async def test_a_session_that_cannot_be_read_is_named_and_can_be_deleted(backend
     assert len((await backend.read([Read("a")]))[0]) == 1
 
 
+@pytest.mark.parametrize("marks", ["'{'", "'[]'", "7", NOT_UTF8])
+async def test_marks_that_cannot_be_read_fail_appends_until_the_session_is_deleted(backend, spoil, marks):
+    await spoil("sessions", f"marks = {marks}")
+    assert kinds(await backend.append([turn(s) for s in "xabc"])) == ["ok", CorruptRecordError, "ok", "ok"]
+    assert len(await backend.pop("a", 1)) == 1
+    assert await backend.delete("a")
+    assert kinds(await backend.append([turn("a")])) == ["ok"]
+
+
 async def test_an_owner_that_cannot_be_read_is_nobody(backend, spoil):
     await spoil("sessions", f"user_id = {NOT_UTF8}")
     with pytest.raises(CorruptRecordError):
