@@ -19,7 +19,8 @@ from agentstore.queue.write_queue import WriteQueue
 from .encryption import Encrypting
 from .fence import Fence
 from .overlay import Overlay
-from .replicas import Replica, Replicated
+from .replica import Replica
+from .replicas import Replicated
 from .retry import Retrying
 
 if TYPE_CHECKING:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
-import time
 from typing import TYPE_CHECKING, TypeVar
 
-from agentstore.errors import ClosedError, ConfigurationError, SchemaError, UnavailableError
+from agentstore.errors import ClosedError, UnavailableError
 from agentstore.protocol import LaggingError
 
 from .base import Layer
-from .breaker import Breaker
-from .fence import Pause
+from .replica import UNFIT, Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
     from agentstore.protocol import (
         Append,
@@ -35,74 +32,18 @@ if TYPE_CHECKING:
     from agentstore.stats import PoolStats
 
     from .breaker import Probe
-    from .fence import Fence
+    from .fence import Fence, Key, Position
 
 T = TypeVar("T")
-
-_log = logging.getLogger("agentstore")
-
-_UNFIT = (UnavailableError, ConfigurationError, SchemaError)
-"""What a replica may raise that says nothing of what was asked: the primary will answer."""
-
-
-class Replica:
-    """One replica, as all readers know it.
-
-    Args:
-        name: It, for messages; without password.
-        backend: A driver that follows the primary, perhaps within a layer.
-        patience: Seconds after which it is taken for dead.
-        clock: Seconds that never step back.
-
-    Attributes:
-        breaker: Whether it is known to be of no use.
-        lag: Runs while it is known to be behind.
-    """
-
-    def __init__(
-        self, name: str, backend: Backend, patience: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.name = name
-        self.backend = backend
-        self.breaker = Breaker(name, 2 * patience, clock, outcome="reads go elsewhere")
-        self.lag = Pause(clock)
-        self._patience = patience
-        self._fault = ""
-
-    async def answer(self, ask: Callable[[Backend], Awaitable[T]]) -> T:
-        """What it says.
-
-        Raises:
-            AgentstoreError: What it met; silence is an `UnavailableError`.
-        """
-        try:
-            async with asyncio.timeout(self._patience):
-                return await ask(self.backend)
-        except TimeoutError as error:
-            raise UnavailableError(f"{self.name} did not answer within {self._patience} s") from error
-
-    async def look(self) -> None:
-        """Open it, unless that was done, and see whether it has come as far as is needed now: it raises as `answer`."""
-        await self.answer(_opened)
-
-    def failed(self, error: UnavailableError | ConfigurationError | SchemaError, probe: Probe | None = None) -> None:
-        """It has raised this instead of an answer: leave it out."""
-        if not isinstance(error, UnavailableError):
-            if self._fault != str(error):
-                self._fault = str(error)
-                _log.error("the replica %s cannot be used as it is: %s", self.name, error)
-            cause, error = error, UnavailableError(str(error))
-            error.__cause__ = cause
-        self.breaker.failed(error, probe)
 
 
 class Replicated(Layer):
     """Sends reads to replicas in turn, and everything else to the primary.
 
-    A replica answers only if it has reached a position of the primary taken after the last write that passed here.
-    Where that is not so, or not known, or the replica fails, the primary answers: no caller sees an error, or less than
-    this process has written. What other processes write may come later. A replica that fails is left out, and looked
-    at again on the side.
+    A replica answers only if it has reached a position of the primary taken after the last write that passed here to
+    what is asked for. Where that is not so, or not known, or the replica fails, the primary answers: no caller sees an
+    error, or less than this process has written. What other processes write may come later. A replica that fails is
+    left out, and looked at again on the side.
 
     Args:
         inner: The primary, within its layers.
@@ -130,7 +71,8 @@ class Replicated(Layer):
         if self._ready:
             return
         await self._fence.look()
-        opened = await asyncio.gather(*(replica.look() for replica in self._replicas), return_exceptions=True)
+        with self._fence.requiring(None):
+            opened = await asyncio.gather(*(replica.look() for replica in self._replicas), return_exceptions=True)
         for replica, error in zip(self._replicas, opened, strict=True):
             if isinstance(error, UnavailableError):
                 replica.failed(error)
@@ -162,46 +104,65 @@ class Replicated(Layer):
     # --- reads ---
 
     async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
-        return await self._routed(lambda store: store.read(batch), exact=any(op.exact for op in batch))
+        return await self._exactly(batch, lambda store: store.read(batch))
 
     async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
-        return await self._routed(lambda store: store.find(batch), exact=any(op.exact for op in batch))
+        return await self._exactly(batch, lambda store: store.find(batch))
 
     async def heads(self, batch: Sequence[Head]) -> list[Outcome[Session | None]]:
-        return await self._routed(lambda store: store.heads(batch), exact=any(op.exact for op in batch))
+        return await self._exactly(batch, lambda store: store.heads(batch))
 
     async def list_sessions(self, listing: Listing) -> Page[Session]:
-        return await self._routed(lambda store: store.list_sessions(listing))
+        return await self._routed(None, lambda store: store.list_sessions(listing))
 
     async def get_items(self, batch: Sequence[GetItems]) -> list[Outcome[dict[str, StateItem]]]:
-        return await self._routed(lambda store: store.get_items(batch))
+        return await self._routed(_namespaces(batch), lambda store: store.get_items(batch))
 
     async def scan(self, scan: Scan) -> list[StateItem]:
-        return await self._routed(lambda store: store.scan(scan))
+        return await self._routed(_namespaces([scan]), lambda store: store.scan(scan))
 
-    async def _routed(self, ask: Callable[[Backend], Awaitable[T]], *, exact: bool = False) -> T:
-        replica = self._next() if self._ready and not exact else None
-        if replica is not None and await self._fence.known():
-            try:
-                answer = await replica.answer(ask)
-            except LaggingError:
-                replica.lag.begin()
-                self._fence.lagging()
-            except _UNFIT as error:
-                replica.failed(error)
-            else:
-                single = _failed_within(answer)
-                if single is None:
-                    replica.lag.end()
-                    return answer
-                replica.failed(single)
+    async def _exactly(self, batch: Sequence[Read | Find | Head], ask: Callable[[Backend], Awaitable[T]]) -> T:
+        if any(op.exact for op in batch):
+            return await ask(self._inner)
+        return await self._routed(_sessions(op.session_id for op in batch), ask)
+
+    async def _routed(self, keys: Collection[Key] | None, ask: Callable[[Backend], Awaitable[T]]) -> T:
+        """The answer of a replica that has what was written to these keys (None: to any), else the primary's."""
+        replica, position = self._next(self._fence.needed(keys)) if self._ready else (None, None)
+        if replica is not None:
+            position = position or await self._fence.find_out()
+            answer = None if position is None else await self._answer(replica, position, ask)
+            if answer is not None:
+                return answer
         return await ask(self._inner)
 
-    def _next(self) -> Replica | None:
-        """The one whose turn it is, of those that may be of use."""
+    async def _answer(self, replica: Replica, position: Position, ask: Callable[[Backend], Awaitable[T]]) -> T | None:
+        """What a replica says; None where the primary has to be asked."""
+        try:
+            with self._fence.requiring(position):
+                answer = await replica.answer(ask)
+        except LaggingError:
+            replica.lacks(position)
+            self._fence.missed(position)
+        except UNFIT as error:
+            replica.failed(error)
+        else:
+            single = _failed_within(answer)
+            if single is None:
+                replica.has(position)
+                return answer
+            replica.failed(single)
+        return None
+
+    def _next(self, needed: int) -> tuple[Replica | None, Position | None]:
+        """Whose turn it is, of those that may have so many writes, and a position behind these, if one is known."""
         first = next(self._turn) % len(self._replicas)
-        in_turn = (*self._replicas[first:], *self._replicas[:first])
-        return next((replica for replica in in_turn if self._is_fit(replica)), None)
+        for replica in (*self._replicas[first:], *self._replicas[:first]):
+            if self._is_fit(replica):
+                position = replica.reached_for(needed) or self._fence.position(needed)
+                if replica.may_have(needed if position is None else position.covers):
+                    return replica, position
+        return None, None
 
     def _is_fit(self, replica: Replica) -> bool:
         try:
@@ -209,7 +170,7 @@ class Replicated(Layer):
         except UnavailableError:
             return False
         if probe is None:
-            return replica.lag.is_over
+            return True
         # Not by this reader himself: where nobody answers it takes seconds to know.
         task = asyncio.create_task(self._look_again(replica, probe))
         self._looks.add(task)
@@ -218,8 +179,9 @@ class Replicated(Layer):
 
     async def _look_again(self, replica: Replica, probe: Probe) -> None:
         try:
-            await replica.look()
-        except _UNFIT as error:
+            with self._fence.requiring(None):
+                await replica.look()
+        except UNFIT as error:
             replica.failed(error, probe)
         except ClosedError:
             replica.breaker.abandoned(probe)
@@ -231,46 +193,49 @@ class Replicated(Layer):
 
     # --- writes: also one that fails, or whose caller is cancelled, may have been stored ---
 
-    async def _written(self, call: Awaitable[T]) -> T:
+    async def _written(self, keys: Collection[Key] | None, call: Awaitable[T]) -> T:
         try:
             return await call
         finally:
-            self._fence.wrote()
+            self._fence.wrote(keys)
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
-        return await self._written(self._inner.append(batch))
+        return await self._written(_sessions(op.session_id for op in batch), self._inner.append(batch))
 
     async def pop(self, session_id: str, count: int, *, user_id: str | None = None) -> list[Message]:
-        return await self._written(self._inner.pop(session_id, count, user_id=user_id))
+        return await self._written(_sessions([session_id]), self._inner.pop(session_id, count, user_id=user_id))
 
     async def clear(self, session_id: str, *, user_id: str | None = None) -> int:
-        return await self._written(self._inner.clear(session_id, user_id=user_id))
+        return await self._written(_sessions([session_id]), self._inner.clear(session_id, user_id=user_id))
 
     async def update(self, change: Change) -> Session:
-        return await self._written(self._inner.update(change))
+        return await self._written(_sessions([change.session_id]), self._inner.update(change))
 
     async def delete(self, session_id: str, *, user_id: str | None = None) -> bool:
-        return await self._written(self._inner.delete(session_id, user_id=user_id))
+        return await self._written(_sessions([session_id]), self._inner.delete(session_id, user_id=user_id))
 
     async def restore(self, session: Session, messages: Sequence[Message]) -> None:
-        await self._written(self._inner.restore(session, messages))
+        await self._written(_sessions([session.id]), self._inner.restore(session, messages))
 
     async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
-        return await self._written(self._inner.rewrite(session, messages))
+        return await self._written(_sessions([session.id]), self._inner.rewrite(session, messages))
 
     async def purge_sessions(self) -> int:
-        return await self._written(self._inner.purge_sessions())
+        return await self._written(None, self._inner.purge_sessions())
 
     async def write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:
-        return await self._written(self._inner.write_items(batch))
+        return await self._written(_namespaces(batch), self._inner.write_items(batch))
 
     async def purge_state(self) -> int:
-        return await self._written(self._inner.purge_state())
+        return await self._written(None, self._inner.purge_state())
 
 
-async def _opened(backend: Backend) -> None:
-    await backend.aopen()
-    await backend.ping()
+def _sessions(ids: Iterable[str]) -> set[Key]:
+    return {("session", session_id) for session_id in ids}
+
+
+def _namespaces(ops: Iterable[GetItems | Scan | StateOp]) -> set[Key]:
+    return {("state", op.namespace) for op in ops}
 
 
 def _failed_within(answer: object) -> UnavailableError | None:

@@ -5,7 +5,8 @@ import copy
 from agentstore.drivers.memory import MemoryBackend
 from agentstore.errors import UnavailableError
 from agentstore.layers.fence import Fence
-from agentstore.layers.replicas import Replica, Replicated
+from agentstore.layers.replica import Replica
+from agentstore.layers.replicas import Replicated
 from agentstore.options import PoolOptions
 from agentstore.protocol import GetItems, LaggingError, Read, Scan
 from agentstore.url import StoreURL

@@ -5,7 +5,7 @@ import logging
 import threading
 
 import pytest
-from replicas_kit import READS, WRITES, Fake, Rig, down
+from replicas_kit import READS, STORED, WRITES, Fake, Rig, down
 from retry_kit import turn
 
 from agentstore.drivers.memory import MemoryBackend
@@ -116,16 +116,18 @@ async def test_after_a_write_a_replica_answers_only_when_it_has_come_that_far(ri
         await getattr(rig.store, name)(*WRITTEN[name])
     except (UnavailableError, asyncio.CancelledError):
         assert how != "done"
+    asked = "get_items" if name in {"write_items", "purge_state"} else "heads"
+    ask = [Head("new")] if name == "restore" else ASKED[asked]
     rig.forget()
     for _ in range(3):
         rig.clock.now += 1
-        await rig.store.read([Read("s")])
-    assert rig.primary.calls == ["position", "read", "read", "read"]
+        await getattr(rig.store, asked)(ask)
+    assert rig.primary.calls == ["position", asked, asked, asked]
     rig.catch_up()
     rig.clock.now += 1
     rig.forget()
-    await rig.store.read([Read("s")])
-    assert (rig.primary.calls, rig.replicas[0].calls) == ([], ["read"])
+    await getattr(rig.store, asked)(ask)
+    assert (rig.primary.calls, rig.replicas[0].calls) == ([], [asked])
 
 
 async def test_every_kind_of_read_sees_own_writes(rig):
@@ -159,12 +161,65 @@ async def test_one_look_at_the_primary_serves_many_writes_and_none_is_taken_whil
     assert rig.replicas[0].calls == ["read"] * 5
 
 
+async def test_what_was_not_written_lately_needs_no_position_of_late(rig):
+    """So replicas are of use also to a process that writes all the time."""
+    await rig.store.append([turn("hello", "other")])
+    rig.catch_up()
+    assert await rig.words("other") == ["hello"]
+    rig.forget()
+    for number in range(10):
+        await rig.store.append([turn(str(number), "busy")])
+        assert len(await rig.words("busy")) == number + 1
+        assert (await rig.words(), await rig.words("other"), await rig.words("unknown")) == (["first"], ["hello"], [])
+        assert await rig.value() == []
+    assert rig.primary.count("read") == 10  # of the busy one
+    assert rig.primary.count("get_items") == 0
+    for ask in (rig.store.list_sessions(Listing()), rig.store.read([Read("s"), Read("busy")])):
+        rig.forget()
+        await ask
+        assert rig.primary.count("list_sessions", "read") == 1
+
+
+async def test_of_positions_those_that_replicas_may_have_reached_are_kept(rig):
+    rig.clock.now += 1
+    await rig.store.append([turn("hello", "earlier")])
+    await rig.words("earlier")
+    on_their_way = {name: getattr(rig.primary, name).copy() for name in STORED}
+    arrives = rig.primary.written
+    for number in range(30):
+        rig.clock.now += 0.02
+        await rig.store.append([turn(str(number), "later")])
+        await rig.words("later")
+    for name, value in on_their_way.items():
+        setattr(rig.replicas[0], name, value)
+    rig.replicas[0].reached = arrives
+    rig.clock.now += 1
+    rig.forget()
+    assert await rig.words("earlier") == ["hello"]
+    assert rig.primary.calls == []
+    assert len(await rig.words("later")) == 30
+    assert rig.primary.count("read") == 1
+
+
+async def test_of_many_sessions_the_first_are_taken_for_written_later(rig, monkeypatch):
+    monkeypatch.setattr("agentstore.layers.fence._KEPT", 10)
+    for number in range(20):
+        await rig.store.append([turn("hello", f"s{number}")])
+    rig.replicas[0].reached = 0
+    rig.clock.now += 1
+    for session_id in ("s0", "s19", "never written"):
+        rig.forget()
+        await rig.words(session_id)
+        assert rig.primary.count("read") == 1
+    assert len(rig.store._fence._last) == 10
+
+
 async def test_a_position_taken_before_a_write_has_ended_does_not_cover_it(rig):
     go_on = asyncio.Event()
     rig.primary.before["append"] = go_on.wait
     writing = asyncio.create_task(rig.store.append([turn("second")]))
     await until(lambda: rig.primary.count("append"))
-    await rig.store.write_items([Increment("n", "k")])
+    await rig.store.update(Change("s", title="t"))
     rig.catch_up()
     assert await rig.words() == ["first"]
     assert (rig.primary.count("position"), rig.replicas[0].count("read")) == (1, 1)
