@@ -1,6 +1,6 @@
 # Every target makes the environment it needs; nothing but Python 3.11+, make and a package index is assumed.
 .DEFAULT_GOAL := help
-.PHONY: help demo servers test test-one test-compose contract faults lint format bench bench-servers clean
+.PHONY: help demo servers test test-one test-compose contract faults lint format bench bench-deferred bench-servers clean
 .PRECIOUS: .venv/%/base  # else make takes it for a mere step on the way to dev and deletes it
 
 # Each version at hand is tested.
@@ -76,6 +76,9 @@ format: $(ENV)/dev ## Put the code into the house's form
 
 bench: servers $(ENV)/dev ## Compare with the bare driver (about a minute)
 	$(BIN)/python benchmarks/embedded.py
+
+bench-deferred: $(ENV)/dev ## What a turn costs with a slow backend, journalled or in memory (half a minute)
+	$(BIN)/python benchmarks/deferred.py
 
 bench-servers: servers $(ENV)/dev ## Compare the servers with their bare drivers (a few minutes)
 	$(BIN)/python tests/servers --durable run postgresql mysql redis clickhouse mongodb -- \

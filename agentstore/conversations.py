@@ -39,8 +39,8 @@ class Conversations:
 
     _session_ttl: timedelta | None
 
-    def use(self, call: str) -> AbstractAsyncContextManager[Stack]:
-        """The running loop's way down, for one call of that name."""
+    def use(self, call: str, size: int = 1) -> AbstractAsyncContextManager[Stack]:
+        """The running loop's way down, for one call of that name, with so many messages."""
         raise NotImplementedError
 
     # --- messages ---
@@ -88,7 +88,7 @@ class Conversations:
             check_optional_count(expected_seq, "expected_seq"),
             size,
         )
-        async with self.use("append") as stack:
+        async with self.use("append", len(records)) as stack:
             return await stack.append.submit(op)
 
     async def messages(

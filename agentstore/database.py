@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
-import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from .calls import Calls, Use
 from .checks import check_ttl
 from .conversations import Conversations
 from .drivers.registry import find
@@ -16,62 +15,17 @@ from .errors import ConfigurationError, InvalidInputError, shown
 from .home import home
 from .keyring import Keyring
 from .layers.assembly import Settings
-from .layers.stack import Stacks, abandon
+from .layers.stack import Stacks
 from .options import PoolOptions, QueueOptions, RetryOptions
 from .state import BlockingStateScope, StateScope
-from .stats import Meter, Stats
+from .stats import Stats
 from .sync import blocking, blocking_iterator, run_blocking
 from .url import StoreURL
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from .layers.stack import Stack
-
 DEFAULT_URL = "sqlite:///agentstore.db"
-
-
-class Calls:
-    """What a Database and its scopes share: the way down, and a record of who took it.
-
-    It closes the backends when nobody holds it any more, or the interpreter ends, unless that was done before.
-    """
-
-    def __init__(self, stacks: Stacks) -> None:
-        self.stacks = stacks
-        self.meter = Meter()
-        weakref.finalize(self, abandon, stacks.sides)
-
-    def use(self, call: str) -> Use:
-        """The running loop's way down, for one call of that name."""
-        return Use(self, call)
-
-
-class Use:
-    """One call on its way: gives the running loop's `Stack`, and takes the time.
-
-    A class, for a generator first run while its loop shuts down would be reported as never closed.
-    """
-
-    __slots__ = ("_call", "_calls", "_start")
-
-    def __init__(self, calls: Calls, call: str) -> None:
-        self._calls = calls
-        self._call = call
-
-    async def __aenter__(self) -> Stack:
-        self._start = time.perf_counter()
-        try:
-            return await self._calls.stacks.stack()
-        except BaseException as error:
-            self._record(type(error))
-            raise
-
-    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        self._record(kind)
-
-    def _record(self, error: type[BaseException] | None) -> None:
-        self._calls.meter.record(self._call, time.perf_counter() - self._start, error)
 
 
 class Database(Conversations):
@@ -98,9 +52,9 @@ class Database(Conversations):
         conversations, state = self._urls
         return f"db({str(conversations)!r}" + (")" if state == conversations else f", state_url={str(state)!r})")
 
-    def use(self, call: str) -> Use:
-        """The running loop's way down, for one call of that name, which is measured."""
-        return self._calls.use(call)
+    def use(self, call: str, size: int = 1) -> Use:
+        """The running loop's way down, for one call of that name, with so many messages; it is measured."""
+        return self._calls.use(call, size, side=0)
 
     # --- life ---
 
@@ -145,9 +99,9 @@ class Database(Conversations):
             queue=self._stacks.queue_stats(),
             latencies=meter.latencies(),
             errors=meter.errors(),
-            retries=self._stacks.tries.retries,
-            fast_failures=self._stacks.tries.fast_failures,
-            fallbacks=self._stacks.fallbacks,
+            fallbacks=self._stacks.befell("fallbacks"),
+            retries=self._stacks.befell("retries"),
+            fast_failures=self._stacks.befell("fast_failures"),
         )
 
     @property

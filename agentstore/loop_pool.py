@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 _log = logging.getLogger(__name__)
+_numbers = itertools.count(1)
 
 
 class NativePool(Protocol[C]):
@@ -83,6 +85,7 @@ class LoopPool(Generic[C]):
         self._closing: asyncio.Task[None] | None = None
         self._cut = False
         self._pid = os.getpid()
+        self._number = next(_numbers)
 
     async def begin(self) -> None:
         """See to it that the pool ends before its loop does."""
@@ -197,4 +200,5 @@ class LoopPool(Generic[C]):
             waits=gate.waits,
             wait_mean=gate.wait_total / gate.waits if gate.waits else 0.0,
             wait_max=gate.wait_max,
+            number=self._number,
         )

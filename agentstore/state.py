@@ -24,7 +24,7 @@ MAX_NAMESPACE = 255
 class _Owner(Protocol):
     """What a scope needs of its Database."""
 
-    def use(self, call: str) -> AbstractAsyncContextManager[Stack]: ...
+    def use(self, call: str, size: int = 1) -> AbstractAsyncContextManager[Stack]: ...
 
 
 class StateScope:
@@ -60,7 +60,7 @@ class StateScope:
         names = _keys(keys)
         if not names:
             return {}
-        async with self._owner.use("get") as stack:
+        async with self._owner.use("get", len(names)) as stack:
             items = await stack.get.submit(GetItems(self._namespace, names))
         return {name: items[name].value for name in names if name in items}
 
@@ -97,7 +97,7 @@ class StateScope:
         items = {check_id(key, "key"): value for key, value in mapping.items()}
         size = sum(check_value(value) for value in items.values())
         op = SetItems(self._namespace, items, check_ttl(ttl), if_version, size)
-        async with self._owner.use("set") as stack:
+        async with self._owner.use("set", len(items)) as stack:
             return await stack.write.submit(op)
 
     async def delete(self, key: str, *, if_version: int | None = None) -> bool:
@@ -115,7 +115,7 @@ class StateScope:
         names = _keys(keys)
         if not names:
             return 0
-        async with self._owner.use("delete") as stack:
+        async with self._owner.use("delete", len(names)) as stack:
             return await stack.write.submit(DeleteKeys(self._namespace, names))
 
     async def scan(

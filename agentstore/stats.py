@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .records import Plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _LATEST = 1000
 
@@ -27,6 +27,7 @@ class PoolStats(Plain):
         waits: Callers so far who had to stand in line.
         wait_mean: Seconds that they waited, on average.
         wait_max: Seconds that the longest waited.
+        number: Its own in this process, as Databases may share a pool; 0: it has none.
     """
 
     url: str
@@ -36,6 +37,7 @@ class PoolStats(Plain):
     waits: int = 0
     wait_mean: float = 0.0
     wait_max: float = 0.0
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class QueueStats(Plain):
         waiting: Writes that wait for their group's turn, accepted ones that are not stored yet among them.
         groups: Groups committed so far.
         writes: Writes committed so far; ``writes / groups`` is how many share one commit.
-        bytes: Bytes of messages and values that are under way.
+        messages: Messages and values that are under way, waiting or with the backend; a change of state counts as one.
+        bytes: Their bytes.
         journal_bytes: Bytes of this process's journals on the disk.
         rejected: Accepted writes that the backend refused; they are kept in the journals' folder.
         replayed: Writes that were stored from journals which other processes had left.
@@ -55,6 +58,7 @@ class QueueStats(Plain):
     waiting: int = 0
     groups: int = 0
     writes: int = 0
+    messages: int = 0
     bytes: int = 0
     journal_bytes: int = 0
     rejected: int = 0
@@ -106,27 +110,36 @@ class Stats(Plain):
         return Plain.to_dict(self) | {"latencies": latencies}
 
 
-class Tries:
-    """Counts what the retries come to, from any thread.
+EVENTS = {
+    "retries": "Attempts made again because a backend could not be reached",
+    "fast_failures": "Calls failed at once because a backend had not been reachable just before",
+    "fallbacks": "Writes accepted because the backend could not be reached",
+    "replayed": "Writes stored from journals that other processes had left",
+    "rejected": "Accepted writes that the backend refused",
+}
+"""What may befall writes and calls, by its name in `Stats`."""
+
+
+class Events:
+    """Counts what befalls the writes and calls of one backend, from any thread.
 
     Attributes:
-        retries: As `Stats` has it.
-        fast_failures: The same.
+        retries, fast_failures, fallbacks, replayed, rejected: How often, see `EVENTS`.
+        told: Is told of each too: of its name, and how often; not under any guard.
     """
 
     def __init__(self) -> None:
-        self.retries = self.fast_failures = 0
+        self.retries = self.fast_failures = self.fallbacks = self.replayed = self.rejected = 0
+        self.told: Callable[[str, int], None] | None = None
         self._guard = threading.Lock()
 
-    def retried(self) -> None:
-        """Another attempt is about to be made."""
-        with self._guard:
-            self.retries += 1
-
-    def failed_fast(self) -> None:
-        """A call was not even tried."""
-        with self._guard:
-            self.fast_failures += 1
+    def count(self, event: str, times: int = 1) -> None:
+        """One of `EVENTS` has come about."""
+        if times:
+            with self._guard:
+                setattr(self, event, getattr(self, event) + times)
+            if self.told is not None:
+                self.told(event, times)
 
 
 class Meter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from datetime import timedelta
 from itertools import chain, islice
@@ -11,12 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentstore.errors import AgentstoreError, CorruptRecordError, InvalidInputError
+from agentstore.keyring import Keyring
+from agentstore.layers.assembly import Settings, Side
+from agentstore.options import QueueOptions
 from agentstore.protocol import SetItems
 from agentstore.queue.journal import Damage, decode, journal_dir
 from agentstore.queue.journal.rejected import unpack
 from agentstore.queue.journal.survey import Seen, survey
 from agentstore.records import utcnow
+from agentstore.url import StoreURL
 
+from .keys import from_environment
 from .output import print_json, print_rows, say
 
 if TYPE_CHECKING:
@@ -87,6 +93,46 @@ def verify(
             say(place)
     if damaged:
         raise typer.Exit(1)
+
+
+@app.command()
+def replay(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The store whose journals they are")],
+    *,
+    refused: Annotated[
+        bool,
+        typer.Option("--refused", help="Try again what the backend refused, too; a set replaces what is there"),
+    ] = False,
+    folder: _Dir = None,
+    key_env: Annotated[
+        list[str] | None,
+        typer.Option("--key-env", metavar="NAME", help="Variable that holds the encryption key; again for older ones"),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Store what dead processes have left in their journals, as every opening of the store does.
+
+    Exit code 1 if the backend still refuses something.
+    """
+    keys = from_environment(key_env)
+    settings = Settings(keyring=Keyring(keys) if keys else None, queue=QueueOptions(journal_dir=folder))
+    side = Side(StoreURL.parse(url), settings)
+    replayed, stored, reasons = asyncio.run(_replayed(side, refused=refused))
+    if as_json:
+        print_json({"replayed": replayed, "stored": stored, "refused": [str(reason) for reason in reasons]})
+    else:
+        say(f"replayed: {replayed}" + (f", stored of what was refused: {stored}" if refused else ""))
+        for reason in reasons:
+            say(f"refused again: {reason}", err=True)
+    raise typer.Exit(bool(reasons))
+
+
+async def _replayed(side: Side, *, refused: bool) -> tuple[int, int, list[AgentstoreError]]:
+    try:
+        await side.aopen()
+        return (side.events.replayed, *(await side.retry_refused() if refused else (0, [])))
+    finally:
+        await side.aclose()
 
 
 def _called(journal: str, folder: Path | None) -> list[Seen]:

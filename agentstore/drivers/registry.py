@@ -27,6 +27,7 @@ class DriverSpec:
         package: The driver package that must be installed, as imported; None if there is none.
         extra: The extra of agentstore that installs it.
         options: The query options that its URL may carry.
+        commits: Groups of deferred writes, of different sessions, that it gains by having under way at once.
         alone: Why `db` takes no replicas of it, unless the driver is `agentstore.protocol.Replicable`.
     """
 
@@ -34,6 +35,7 @@ class DriverSpec:
     package: str | None = None
     extra: str | None = None
     options: frozenset[str] = frozenset()
+    commits: int = 1
     alone: str = "its driver cannot tell how far a replica has come"
 
 
@@ -52,12 +54,14 @@ _POSTGRESQL = DriverSpec(
             *("schema", "prepared", "application_name"),
         }
     ),
+    commits=2,  # 64 sessions: 1.17 times the turns/s of 1, and no more with 4
 )
 _MYSQL = DriverSpec(
     "agentstore.drivers.mysql:MySQLBackend",
     "aiomysql",
     "mysql",
     frozenset(["ssl-mode", "ssl-ca", "ssl-cert", "ssl-key", "get-server-public-key", "unix_socket", "pipelining"]),
+    commits=2,  # 64 sessions: 1.25 times the turns/s of 1, and no more with 4
 )
 _REDIS = DriverSpec(
     "agentstore.drivers.redis:RedisBackend",
@@ -81,14 +85,14 @@ _MONGODB = DriverSpec(
             "w",
         }
     ),
-    "one URL names a whole replica set, whose primary is read: a secondary may miss what was just written",
+    alone="one URL names a whole replica set, whose primary is read: a secondary may miss what was just written",
 )
 _CLICKHOUSE = DriverSpec(
     "agentstore.drivers.clickhouse:ClickHouseBackend",
     "asynch",
     "clickhouse",
     frozenset({"ca_certs", "verify"}),
-    "the copies of a Replicated table are equals, and none tells whether it holds what was written to another",
+    alone="the copies of a Replicated table are equals, and none tells whether it holds what was written to another",
 )
 
 _DRIVERS = {

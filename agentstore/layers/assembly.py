@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from agentstore import telemetry
 from agentstore.drivers import registry
 from agentstore.errors import ConfigurationError
 from agentstore.options import PoolOptions, QueueOptions, RetryOptions
@@ -13,8 +14,9 @@ from agentstore.queue.bounds import Bounds
 from agentstore.queue.group import Tally
 from agentstore.queue.journal import Folder
 from agentstore.queue.life import Life
-from agentstore.queue.recovery import replay
+from agentstore.queue.recovery import replay, retry_refused
 from agentstore.queue.write_queue import WriteQueue
+from agentstore.stats import Events, QueueStats
 
 from .encryption import Encrypting
 from .fence import Fence
@@ -26,9 +28,11 @@ from .retry import Retrying
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from agentstore.errors import AgentstoreError
     from agentstore.keyring import Keyring
     from agentstore.protocol import Backend
-    from agentstore.stats import Tries
+    from agentstore.stats import PoolStats
+    from agentstore.telemetry.watch import Watch
     from agentstore.url import StoreURL
 
 _SHARE = 3
@@ -65,24 +69,27 @@ class Side:
         queue: The write-behind queue; None where every write is committed before it returns.
         bounds: How much may be under way.
         tally: Counts what was written.
-        replayed: Writes stored from journals of processes that died.
+        events: Counts what befell it.
+        watch: Tells OpenTelemetry of it; None unless the program records.
         deferring: Every write that can be deferred is; else only while the backend is down.
 
     Args:
         url: Where it is.
         settings: How it is to be used.
-        tries: Counts what is tried again.
         replicas: Of this backend.
 
     Raises:
         ConfigurationError: The URL cannot be right, or that of a replica.
     """
 
-    def __init__(self, url: StoreURL, settings: Settings, tries: Tries, replicas: Sequence[StoreURL] = ()) -> None:
+    def __init__(self, url: StoreURL, settings: Settings, replicas: Sequence[StoreURL] = ()) -> None:
         queue = settings.queue
+        self.url = url
+        self.events = Events()
+        self.watch: Watch | None = None
         self.deferring = settings.durability != "commit"
         queued = self.deferring or settings.fallback is not None
-        self.below = _below(url, settings, tries, replicas, has_fallback=queued)
+        self.below = _below(url, settings, self.events, replicas, has_fallback=queued)
         self.store: Backend = self.below
         self.queue: WriteQueue | None = None
         self.bounds = Bounds(queue)
@@ -90,23 +97,58 @@ class Side:
         self._life: Life | None = None
         # A store that ends with the process has nothing that a journal could be replayed to.
         self._folder = None if url.is_ephemeral else Folder(queue.journal_dir, url, settings.keyring)
-        self.replayed = 0
         if queued:
             journal = _journal(settings) if self._folder is not None else None
             patient = settings.fallback is not None
             self.queue = WriteQueue(
-                self._folder, queue, self.bounds, settings.retry.deadline, name=str(url), journal=journal, blind=patient
+                self._folder,
+                queue,
+                self.bounds,
+                settings.retry.deadline,
+                self.events,
+                name=str(url),
+                journal=journal,
+                blind=patient,
             )
             self._life = Life(
                 self.below,
                 self.queue,
                 self._folder,
                 self.tally,
+                self.events,
                 close_timeout=queue.close_timeout,
                 pace=queue.flush_interval if settings.durability == "memory" else 0.0,
+                commits=registry.find(url).commits,
                 patient=patient,
             )
             self.store = Overlay(self.below, self.queue)
+
+    def begin_watch(self) -> Watch | None:
+        """Tell OpenTelemetry from now on, if the program records."""
+        self.watch = telemetry.find(self.url, self)
+        if self.watch is not None:
+            self.events.told = self.watch.count
+            if self.queue is not None:
+                self.queue.watch = self.watch
+        return self.watch
+
+    def queue_stats(self) -> QueueStats:
+        """What went down so far, and what is pending now."""
+        queue = self.queue
+        return QueueStats(
+            waiting=queue.pending if queue is not None else 0,
+            groups=self.tally.groups,
+            writes=self.tally.operations,
+            messages=self.bounds.messages,
+            bytes=self.bounds.bytes,
+            journal_bytes=queue.journal.size if queue is not None and queue.journal is not None else 0,
+            rejected=self.events.rejected,
+            replayed=self.events.replayed,
+        )
+
+    def pools(self) -> Sequence[PoolStats]:
+        """The connection pools in use."""
+        return self.below.pools()
 
     async def aopen(self) -> None:
         """Open the backend, and store what processes that died have left in their journals."""
@@ -115,7 +157,11 @@ class Side:
             return
         await self.below.aopen()
         if self._folder is not None:
-            self.replayed += await replay(self.below, self._folder)
+            self.events.count("replayed", await replay(self.below, self._folder))
+
+    async def retry_refused(self) -> tuple[int, list[AgentstoreError]]:
+        """See `recovery.retry_refused`."""
+        return (0, []) if self._folder is None else await retry_refused(self.below, self._folder)
 
     async def aclose(self) -> None:
         """Store or journal what is pending, then let go of the backend."""
@@ -124,6 +170,8 @@ class Side:
                 await self._life.aclose()
         finally:
             await self.below.aclose()
+            if self.watch is not None:
+                self.watch.close(self)
 
     def abandon(self) -> None:
         """The same for those who cannot await: the Database was dropped, or the interpreter is ending."""
@@ -134,7 +182,7 @@ class Side:
 
 
 def _below(
-    url: StoreURL, settings: Settings, tries: Tries, replicas: Sequence[StoreURL], *, has_fallback: bool
+    url: StoreURL, settings: Settings, events: Events, replicas: Sequence[StoreURL], *, has_fallback: bool
 ) -> Backend:
     """A backend within its layers.
 
@@ -142,7 +190,7 @@ def _below(
     for it looks before it writes, and must look where it writes.
     """
     driver = registry.load(url, settings.pool)
-    store = Retrying(_sealed(driver, settings), settings.retry, str(url), tries, has_fallback=has_fallback)
+    store = Retrying(_sealed(driver, settings), settings.retry, str(url), events, has_fallback=has_fallback)
     if not replicas:
         return store
     if not isinstance(driver, Replicable):

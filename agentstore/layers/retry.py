@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agentstore.options import RetryOptions
     from agentstore.protocol import Backend, Change, Find, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
     from agentstore.records import Message, Page, Session, StateItem
-    from agentstore.stats import Tries
+    from agentstore.stats import Events
 
     from .breaker import Probe
 
@@ -45,7 +45,7 @@ class Retrying(Layer):
         inner: The backend.
         options: How often and how long.
         name: The backend, for messages; without password.
-        tries: Counts.
+        events: Counts.
         clock: Seconds that never step back.
         sleep: Waits for so many seconds.
         has_fallback: Writes go on elsewhere while it is down.
@@ -59,7 +59,7 @@ class Retrying(Layer):
         inner: Backend,
         options: RetryOptions,
         name: str,
-        tries: Tries,
+        events: Events,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -68,7 +68,7 @@ class Retrying(Layer):
         super().__init__(inner)
         self.breaker = Breaker(name, options.deadline, clock, has_fallback=has_fallback)
         self._options = options
-        self._tries = tries
+        self._events = events
         self._clock = clock
         self._sleep = sleep
 
@@ -211,7 +211,7 @@ class Retrying(Layer):
         try:
             return self.breaker.enter()
         except UnavailableError:
-            self._tries.failed_fast()
+            self._events.count("fast_failures")
             raise
 
     async def _see(self, job: Job[In, Out], probe: Probe) -> None:
@@ -251,7 +251,7 @@ class Retrying(Layer):
             wait=tenacity.wait_exponential(_PAUSE, _LONGEST_PAUSE)
             + tenacity.wait_random_exponential(_PAUSE, _LONGEST_PAUSE),
             stop=is_over,
-            before_sleep=lambda _: self._tries.retried(),
+            before_sleep=lambda _: self._events.count("retries"),
             retry_error_callback=lambda _: None,  # the job knows
             sleep=self._sleep,
         ):
@@ -281,4 +281,4 @@ def _may_write_again(op: StateOp) -> bool:
 
 
 if TYPE_CHECKING:
-    _layer: Callable[[Backend, RetryOptions, str, Tries], Backend] = Retrying
+    _layer: Callable[[Backend, RetryOptions, str, Events], Backend] = Retrying

@@ -6,13 +6,14 @@ import asyncio
 import os
 import threading
 import weakref
+from dataclasses import fields
 from typing import TYPE_CHECKING, TypeAlias
 
 from agentstore.errors import ClosedError, UnavailableError
 from agentstore.queue.deferred import DeferredAppends, DeferredWrites
 from agentstore.queue.direct import Direct
 from agentstore.queue.group import Grouping, Tally
-from agentstore.stats import QueueStats, Tries
+from agentstore.stats import QueueStats
 
 from .assembly import Settings, Side
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from agentstore.protocol import Append, Backend, GetItems, Head, Read, StateOp
     from agentstore.records import Message, Session, StateItem
+    from agentstore.telemetry.watch import Watch
     from agentstore.url import StoreURL
 
 Appends: TypeAlias = "Direct[Append, list[Message]] | DeferredAppends"
@@ -53,7 +55,7 @@ class Stack:
         self.write = _writes(state, deadline)
 
     def _appends(self, side: Side, deadline: float) -> Appends:
-        direct: Direct[Append, list[Message]] = Direct(side.below.append, side.tally, side.bounds, deadline)
+        direct: Direct[Append, list[Message]] = Direct(side.below.append, side.tally, side.bounds, deadline, side.watch)
         if side.queue is None:
             return direct
         return DeferredAppends(side.queue, direct, self.heads.submit, always=side.deferring)
@@ -79,7 +81,7 @@ class Stack:
 
 
 def _writes(side: Side, deadline: float) -> Writes:
-    direct: Direct[StateOp, int] = Direct(side.below.write_items, side.tally, side.bounds, deadline)
+    direct: Direct[StateOp, int] = Direct(side.below.write_items, side.tally, side.bounds, deadline, side.watch)
     return direct if side.queue is None else DeferredWrites(side.queue, direct, always=side.deferring)
 
 
@@ -93,13 +95,11 @@ class Stacks:
 
     Attributes:
         sides: The one or two backends, within their layers.
-        tries: Counts what was tried again.
     """
 
     def __init__(self, conversations: StoreURL, state: StoreURL, settings: Settings) -> None:
-        self.tries = Tries()
-        self._conversations = Side(conversations, settings, self.tries, settings.replicas)
-        self._state = self._conversations if state == conversations else Side(state, settings, self.tries)
+        self._conversations = Side(conversations, settings, settings.replicas)
+        self._state = self._conversations if state == conversations else Side(state, settings)
         self.sides = (
             (self._conversations,) if self._state is self._conversations else (self._conversations, self._state)
         )
@@ -110,11 +110,19 @@ class Stacks:
         self._pid = 0
         self._opened = False
         self._closed = False
+        self._watches: tuple[Watch | None, ...] | None = None
 
     @property
     def backends(self) -> tuple[Backend, ...]:
         """The one or two stores."""
         return tuple(side.store for side in self.sides)
+
+    def watches(self) -> tuple[Watch | None, ...]:
+        """Who tells OpenTelemetry of each side; found at the first use, for a program records before that."""
+        with self._guard:
+            if self._watches is None:
+                self._watches = tuple(side.begin_watch() for side in self.sides)
+            return self._watches
 
     async def stack(self) -> Stack:
         """The running loop's stack; the first call opens the backends.
@@ -142,6 +150,7 @@ class Stacks:
             return self._stacks.setdefault(asyncio.get_running_loop(), stack)
 
     async def _open(self) -> None:
+        self.watches()
         # No lock: a loop that waits here for another may be one that a blocking call keeps from going on.
         for side in self.sides:
             if self._closed:
@@ -165,22 +174,13 @@ class Stacks:
         """What went down so far, and what waits now."""
         with self._guard:
             waiting = sum(stack.waiting for stack in self._stacks.values())
-        tallies = [side.tally for side in self.sides]
-        queues = [side.queue for side in self.sides if side.queue is not None]
-        return QueueStats(
-            waiting=waiting + sum(len(queue.left()) for queue in queues),
-            groups=sum(tally.groups for tally in tallies),
-            writes=sum(tally.operations for tally in tallies),
-            bytes=sum(side.bounds.bytes for side in self.sides),
-            journal_bytes=sum(queue.journal.size for queue in queues if queue.journal is not None),
-            rejected=sum(queue.rejected for queue in queues),
-            replayed=sum(side.replayed for side in self.sides),
-        )
+        sides = [side.queue_stats() for side in self.sides]
+        sums = {item.name: sum(getattr(side, item.name) for side in sides) for item in fields(QueueStats)}
+        return QueueStats(**sums | {"waiting": sums["waiting"] + waiting})
 
-    @property
-    def fallbacks(self) -> int:
-        """Writes that a fallback took."""
-        return sum(side.queue.fallbacks for side in self.sides if side.queue is not None)
+    def befell(self, event: str) -> int:
+        """How often one of `agentstore.stats.EVENTS` came about."""
+        return sum(getattr(side.events, event) for side in self.sides)
 
 
 def abandon(sides: Iterable[Side]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from agentstore.protocol import Append, SetItems, StateOp
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from agentstore.protocol import Outcome
+    from agentstore.telemetry import Caller
+    from agentstore.telemetry.watch import Watch
 
     from .bounds import Bounds
     from .group import Tally
@@ -28,6 +30,7 @@ class Direct(Generic[Op, Out]):
         tally: Counts what was carried out.
         bounds: How much may be under way at once, shared by all loops.
         deadline: Seconds that a write in flight is waited for.
+        watch: Tells OpenTelemetry of each group.
     """
 
     def __init__(
@@ -36,8 +39,18 @@ class Direct(Generic[Op, Out]):
         tally: Tally,
         bounds: Bounds,
         deadline: float,
+        watch: Watch | None = None,
     ) -> None:
-        self._grouping: Grouping[Op, Out] = Grouping(run, tally, deadline, weigh=_size)
+        grouping: Grouping[Any, Out]
+        self._submit: Callable[[Op], Awaitable[Out]]
+        if watch is None:
+            grouping = Grouping(run, tally, deadline, weigh=_size)
+            self._submit = grouping.submit
+        else:
+            watched = _Watched(run, watch)
+            grouping = Grouping(watched.run, tally, deadline, weigh=watched.size)
+            self._submit = lambda op: grouping.submit((op, watch.caller()))
+        self._grouping = grouping
         self._bounds = bounds
 
     async def submit(self, op: Op) -> Out:
@@ -50,7 +63,7 @@ class Direct(Generic[Op, Out]):
         if not self._bounds.enter_at_once(count, size):
             await self._bounds.enter(count, size)
         try:
-            return await self._grouping.submit(op)
+            return await self._submit(op)
         finally:
             self._bounds.leave(count, size)
 
@@ -62,6 +75,22 @@ class Direct(Generic[Op, Out]):
     async def flush(self) -> None:
         """Wait until all that was submitted before has ended."""
         await self._grouping.flush()
+
+
+class _Watched(Generic[Op, Out]):
+    """Carries out batches of writes and their callers."""
+
+    def __init__(self, run: Callable[[Sequence[Op]], Awaitable[Sequence[Outcome[Out]]]], watch: Watch) -> None:
+        self._run = run
+        self._watch = watch
+
+    async def run(self, batch: Sequence[tuple[Op, Caller]]) -> Sequence[Outcome[Out]]:
+        ops = [op for op, _ in batch]
+        callers = [caller for _, caller in batch]
+        return await self._watch.commit(lambda: self._run(ops), callers, sum(map(_size, ops)))
+
+    def size(self, pair: tuple[Op, Caller]) -> int:
+        return _size(pair[0])
 
 
 def _count(op: Append | StateOp) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agentstore.errors import AgentstoreError, ClosedError, UnavailableError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from agentstore.protocol import Outcome
+    from agentstore.telemetry.watch import Watch
 
     from .group import Tally
     from .pending import Deferrable, Entry, Lane, Lanes
@@ -49,6 +51,7 @@ class Hand:
         owner: Who is told.
         tally: Counts what was stored.
         pace: Seconds between two groups, unless somebody waits or the next is full; 0 is none.
+        watch: Tells OpenTelemetry of each group.
     """
 
     def __init__(
@@ -58,12 +61,15 @@ class Hand:
         owner: Owner,
         tally: Tally,
         pace: float = 0.0,
+        *,
+        watch: Watch | None = None,
     ) -> None:
         self._lanes = lanes
         self._store = store
         self._owner = owner
         self._tally = tally
         self._pace = pace
+        self._watch = watch
         self._loop = asyncio.get_running_loop()
         self._something = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -112,7 +118,7 @@ class Hand:
         unsettled = [lane for lane, _ in group]
         failed: AgentstoreError | None = None
         try:
-            told = iter(await outcomes(self._store, [entry.marked() for _, entries in group for entry in entries]))
+            told = iter(await self._told([entry for _, entries in group for entry in entries]))
             for lane, entries in group:
                 stored, refused, failure = await self._sorted(zip(entries, told, strict=False))
                 failed = failure or failed
@@ -127,6 +133,14 @@ class Hand:
             self._failures = 0
         else:
             await self._pause(failed)
+
+    async def _told(self, entries: list[Entry]) -> Sequence[Outcome[Any]]:
+        run = partial(outcomes, self._store, [entry.marked() for entry in entries])
+        if self._watch is None:
+            return await run()
+        return await self._watch.commit(
+            run, [entry.caller for entry in entries], sum(entry.op.size for entry in entries)
+        )
 
     async def _sorted(
         self, answered: Iterable[tuple[Entry, Outcome[Any]]]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from agentstore.protocol import Backend
+    from agentstore.stats import Events
 
     from .group import Tally
     from .journal import Folder
@@ -34,16 +35,15 @@ _AGAIN = 0.5  # seconds between two tries to open a backend that is down
 class Life:
     """Opens and closes a queue with the store below it.
 
-    Attributes:
-        replayed: Writes stored from journals of processes that died.
-
     Args:
         store: Where writes go: the backend within its layers.
         queue: Where they wait.
         folder: The journals of the store; None for a store that ends with this process.
         tally: Counts what is stored.
+        events: Counts what was replayed.
         close_timeout: Seconds that a close waits for what is pending.
         pace: Seconds between two groups, see `Hand`.
+        commits: Groups of a kind under way at once.
         patient: Open even if the backend cannot be reached.
     """
 
@@ -53,19 +53,22 @@ class Life:
         queue: WriteQueue,
         folder: Folder | None,
         tally: Tally,
+        events: Events,
         *,
         close_timeout: float,
         pace: float,
+        commits: int,
         patient: bool,
     ) -> None:
         self._store = store
         self._queue = queue
         self._folder = folder
         self._tally = tally
+        self._events = events
         self._close_timeout = close_timeout
         self._pace = pace
+        self._commits = commits
         self._patient = patient
-        self.replayed = 0
         self._opening: Future[None] | None = None
         self._later: asyncio.Task[None] | None = None
         self._begun = self._ended = False
@@ -113,12 +116,13 @@ class Life:
     async def _prepare(self) -> None:
         await self._store.aopen()
         if self._folder is not None:
-            self.replayed += await replay(self._store, self._folder)
+            self._events.count("replayed", await replay(self._store, self._folder))
 
     def _begin(self) -> None:
         queue = self._queue
-        hand = partial(Hand, owner=queue, tally=self._tally, pace=self._pace)
-        queue.hands = [hand(queue.log, self._store.append), hand(queue.state, self._store.write_items)]
+        hand = partial(Hand, owner=queue, tally=self._tally, pace=self._pace, watch=queue.watch)
+        kinds = ((queue.log, self._store.append), (queue.state, self._store.write_items))
+        queue.hands = [hand(lanes, store) for lanes, store in kinds for _ in range(self._commits)]
         self._begun = True
 
     # --- end ---

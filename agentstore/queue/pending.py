@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from agentstore.telemetry import Caller
+
 Deferrable: TypeAlias = Append | SetItems
 
 io = DaemonExecutor(1, "agentstore-journals")
@@ -40,6 +42,7 @@ class Entry:
     Attributes:
         op: What is to be stored; its values are nobody else's.
         mark: Its place in the queue that accepted it first.
+        caller: The span that it was accepted in, where spans are recorded.
         journalled: Whether it stands in this queue's journal.
         handed: It was handed to the backend once, so that it may be stored whatever we have heard.
         dead: A later write of the same keys has made it pointless before it was handed to the backend.
@@ -49,6 +52,7 @@ class Entry:
 
     op: Deferrable
     mark: Mark
+    caller: Caller = None
     journalled: bool = False
     handed: bool = False
     dead: bool = False

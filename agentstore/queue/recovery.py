@@ -46,6 +46,29 @@ async def replay(store: Backend, folder: Folder) -> int:
     return count
 
 
+async def retry_refused(store: Backend, folder: Folder) -> tuple[int, list[AgentstoreError]]:
+    """Try once more what the backend refused; how many writes it takes now, and why it refuses the others.
+
+    An append whose ids are there by now stores nothing; a set replaces whatever has come since.
+
+    Raises:
+        UnavailableError: The backend or the files cannot be used now.
+        CorruptRecordError: A file is damaged, or encrypted with another key.
+    """
+    stored, reasons = 0, []
+    for path, record in await asyncio.wrap_future(io.submit(lambda: list(folder.refused()))):
+        op = decode(record.payload)
+        (told,) = await outcomes(store.append if isinstance(op, Append) else store.write_items, [op])
+        if isinstance(told, (UnavailableError, ClosedError)):
+            raise told
+        if isinstance(told, AgentstoreError):
+            reasons.append(told)
+        else:
+            await asyncio.wrap_future(io.submit(path.unlink))
+            stored += 1
+    return stored, reasons
+
+
 async def _replay(store: Backend, folder: Folder, leftover: Leftover) -> int:
     records = leftover.records()
     count = 0

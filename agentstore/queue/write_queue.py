@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentstore.options import QueueOptions
+    from agentstore.stats import Events
+    from agentstore.telemetry import Caller
+    from agentstore.telemetry.watch import Watch
 
     from .bounds import Bounds
     from .drain import Hand
@@ -44,13 +47,15 @@ class WriteQueue:
         log, state: The lanes of sessions and of namespaces.
         known: The sessions that were written.
         down: The backend could not be reached at the last try.
-        fallbacks: Writes accepted because the backend was down.
+        events: Counts what befell the writes.
+        watch: Tells OpenTelemetry of them; None unless the program records.
 
     Args:
         folder: Where its journal is, and what was refused; None for a store that ends with this process.
         options: How long to wait for room, and how large the journal may get.
         bounds: How much may be pending.
         deadline: Seconds that a caller waits for others' writes at most.
+        events: Counts writes accepted because the backend was down, and those that it refused.
         name: The backend, for messages; without password.
         journal: When a write is fsynced in the journal before it is accepted: always, only while the backend is down
             (a fallback), or never.
@@ -63,6 +68,7 @@ class WriteQueue:
         options: QueueOptions,
         bounds: Bounds,
         deadline: float,
+        events: Events,
         *,
         name: str,
         journal: str | None,
@@ -76,8 +82,9 @@ class WriteQueue:
         self.down = False
         self.closed = False
         self.hands: list[Hand] = []
-        self.fallbacks = self.rejected = 0
+        self.watch: Watch | None = None
         self.journal: Journal[_Turn | Entry] | None = None
+        self.events = events
         self._folder = folder
         self._options = options
         self._name = name
@@ -101,21 +108,22 @@ class WriteQueue:
         if not self.bounds.enter_at_once(count, op.size):
             self._hurry()
             await self.bounds.enter(count, op.size)
+        caller = None if self.watch is None else self.watch.caller()
         if self._journals == "always" or (self._journals == "down" and self.down):
-            await self._accept_in_journal(lanes, key, op)
+            await self._accept_in_journal(lanes, key, op, caller)
             return
         with self.guard:
             if not self.closed:
                 self._position += 1
-                wake = self._enter(lanes, key, Entry(op, Mark(self.id, self._position)))
-                if self.down:
-                    self.fallbacks += 1
+                wake = self._enter(lanes, key, Entry(op, Mark(self.id, self._position), caller))
         if self.closed:
             self.bounds.leave(count, op.size)
             raise ClosedError
         _call(wake)
+        if self.down:
+            self.events.count("fallbacks")
 
-    async def _accept_in_journal(self, lanes: Lanes, key: str, op: Deferrable) -> None:
+    async def _accept_in_journal(self, lanes: Lanes, key: str, op: Deferrable, caller: Caller) -> None:
         try:
             payload = encode(op)
             journal = self.journal
@@ -127,7 +135,7 @@ class WriteQueue:
             with self.guard:
                 self._journal_the_others(journal)
                 self._position += 1
-                turn.entry = Entry(op, Mark(self.id, self._position), journalled=True)
+                turn.entry = Entry(op, Mark(self.id, self._position), caller, journalled=True)
                 journal.write(payload, turn, self._position)  # once closed it refuses
         except BaseException:
             self.bounds.leave(weight(op), op.size)
@@ -167,7 +175,6 @@ class WriteQueue:
         if error is None:
             with self.guard:
                 wakes = [self._enter(turn.lanes, turn.key, turn.entry) for turn in mine]
-                self.fallbacks += len(mine) if self.down else 0
         else:
             for turn in turns:
                 if isinstance(turn, Entry):
@@ -176,6 +183,8 @@ class WriteQueue:
                     self.bounds.leave(turn.entry.weight, turn.entry.op.size)
         for wake in wakes:
             _call(wake)
+        if self.down:
+            self.events.count("fallbacks", len(wakes))
         where = self.journal.path if self.journal else ""
         by_loop: dict[asyncio.AbstractEventLoop, list[_Turn]] = {}
         for turn in mine:
@@ -268,10 +277,10 @@ class WriteQueue:
             _log.critical("a refused write cannot be put aside, and is tried again: %s", failure)
             return False
         with self.guard:
-            self.rejected += 1
             self._refusals.append(error)
             if isinstance(entry.op, Append):
                 self.known.forget(entry.op.session_id)
+        self.events.count("rejected")
         return True
 
     def settled(self, lanes: Lanes, lane: Lane, done: set[Entry], *, stored: bool) -> None:
@@ -303,6 +312,11 @@ class WriteQueue:
         """Take no further writes."""
         with self.guard:
             self.closed = True
+
+    @property
+    def pending(self) -> int:
+        """How many writes are accepted and not stored."""
+        return len(self._outstanding)
 
     def left(self) -> list[Entry]:
         """What is pending, in order."""

@@ -1,14 +1,15 @@
 """`agentstore journal`: what it says of journals that live, died, were damaged, or hold what a backend refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
-from agentstore import Message
+from agentstore import Message, db
 from agentstore.cli.app import app
 from agentstore.protocol import Append, SetItems
-from agentstore.queue.journal import Folder, encode, journal_dir
+from agentstore.queue.journal import Folder, Record, encode, journal_dir
 from agentstore.url import StoreURL
 
 URL = StoreURL.parse("postgresql://ann:hunter2@db.example/talks")
@@ -155,3 +156,19 @@ def test_verify_reads_the_payloads_and_what_was_refused(begin):
     path.write_bytes(path.read_bytes()[:-1])
     [found] = printed("verify", "k", code=1)["journals"]
     assert found["damaged"] == 1
+
+
+def test_replay(tmp_path, monkeypatch):
+    url, store = f"sqlite:///{tmp_path}/x.db", StoreURL.parse(f"sqlite:///{tmp_path}/x.db")
+    folder = Folder(None, store)
+    folder.keep("dead", [Record(1, encode(APPEND)), Record(2, encode(SET))])
+    folder.reject("dead", 3, encode(replace(APPEND, session_id="other")), "not yours")
+    folder.reject("dead", 4, encode(replace(APPEND, user_id="somebody else")), "not yours")
+    assert printed("replay", url) == {"replayed": 2, "stored": 0, "refused": []}
+    result = run("replay", url, "--refused")
+    assert (result.exit_code, result.stdout) == (1, "replayed: 0, stored of what was refused: 1\n")
+    assert result.stderr.startswith("refused again: session ")
+    assert [(seen["state"], seen["records"]) for seen in printed("ls")["journals"]] == [("rejected", 1)]
+    with db(url) as database:
+        for name in (APPEND.session_id, "other"):
+            assert [m.id for m in database.sync.messages(name)] == [m.id for m in APPEND.messages]

@@ -17,12 +17,12 @@ def settled(monkeypatch):
 
     async def append(self, op):
         queue = self._queue
-        before = queue.rejected
+        before = queue.events.rejected
         given = await accept_append(self, op)
-        if not given or given[0].seq is not None:
+        if given and given[0].seq is not None:
             return given
         await queue.passed(queue.log, op.session_id)
-        if queue.rejected > before:
+        if queue.events.rejected > before:
             await queue.flush()  # raises
         (found,) = await self._direct._grouping._run.__self__.find(
             [Find(op.session_id, ids=tuple(m.id for m in op.messages))]

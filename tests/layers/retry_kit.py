@@ -8,7 +8,7 @@ from agentstore.layers.retry import Retrying
 from agentstore.options import PoolOptions, RetryOptions
 from agentstore.protocol import Append, Read
 from agentstore.records import Message
-from agentstore.stats import Tries
+from agentstore.stats import Events
 from agentstore.url import StoreURL
 
 CALLS = (
@@ -94,9 +94,9 @@ class Rig:
     def __init__(self, **options):
         self.backend = Flaky()
         self.time = Time()
-        self.tries = Tries()
+        self.events = Events()
         self.store = Retrying(
-            self.backend, RetryOptions(**options), "db://h/x", self.tries, clock=self.time, sleep=self.time.sleep
+            self.backend, RetryOptions(**options), "db://h/x", self.events, clock=self.time, sleep=self.time.sleep
         )
         self.breaker = self.store.breaker
 

@@ -39,7 +39,7 @@ async def test_it_opens_when_the_attempts_are_used_up(rig):
         assert str(caught.value.__cause__) == "refused"
         assert caught.value.unsent
     assert rig.backend.calls == []
-    assert rig.tries.fast_failures == 3
+    assert rig.events.fast_failures == 3
 
 
 async def test_a_blip_opens_nothing():
@@ -60,7 +60,7 @@ async def test_one_probe_goes_through_without_retries_and_success_closes(rig):
 
 
 async def test_a_failed_probe_makes_the_pause_grow(rig):
-    retries, pauses = rig.tries.retries, []
+    retries, pauses = rig.events.retries, []
     for _ in range(8):
         tried = rig.time.now
         while True:
@@ -74,7 +74,7 @@ async def test_a_failed_probe_makes_the_pause_grow(rig):
             rig.time.now += 0.01
         assert caught.value is error
         pauses.append(rig.time.now - tried)
-    assert rig.tries.retries == retries
+    assert rig.events.retries == retries
     for pause, most in zip(pauses, (0.25, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0), strict=True):
         assert most / 2 - 0.02 <= pause <= most + 0.02
 
@@ -143,7 +143,7 @@ async def test_what_the_backend_says_itself_does_not_open_it():
     rig.fail(*[UnavailableError("read-only", answered=True) for _ in range(3)])
     with pytest.raises(UnavailableError, match="read-only"):
         await rig.store.append([turn()])
-    assert rig.tries.retries == 2
+    assert rig.events.retries == 2
     assert not rig.breaker.is_open
 
 

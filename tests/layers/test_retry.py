@@ -72,7 +72,7 @@ async def test_what_never_got_there_is_tried_again(rig, name):
     rig.fail(refused(), refused())
     await call(rig, name)
     assert len(rig.called(name)) == 3
-    assert rig.tries.retries == 2
+    assert rig.events.retries == 2
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -172,7 +172,7 @@ async def test_single_operations_go_again_in_order_and_the_others_keep_their_out
     assert rig.called("append") == [[batch], [[batch[1], batch[4]]], [[batch[1]]]]
     assert isinstance(outcomes[3], ConflictError)
     assert [outcomes[place][0].content for place in (0, 1, 2, 4)] == ["1", "1", "2", "2"]
-    assert rig.tries.retries == 2
+    assert rig.events.retries == 2
 
 
 async def test_what_a_later_attempt_raises_concerns_only_those_it_was_for(rig):
@@ -213,7 +213,7 @@ async def test_the_attempts_are_bounded_and_the_pauses_grow():
         await rig.store.ping()
     assert caught.value is last
     assert len(rig.backend.calls) == 8
-    assert rig.tries.retries == 7
+    assert rig.events.retries == 7
     for pause, least in zip(rig.time.pauses, (0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0), strict=True):
         assert least <= pause <= 2 * least
 
@@ -224,7 +224,7 @@ async def test_one_attempt_is_one():
     with pytest.raises(UnavailableError, match="refused"):
         await rig.store.ping()
     assert len(rig.backend.calls) == 1
-    assert (rig.tries.retries, rig.time.pauses) == (0, [])
+    assert (rig.events.retries, rig.time.pauses) == (0, [])
 
 
 async def test_no_pause_passes_the_deadline():

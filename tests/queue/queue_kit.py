@@ -17,6 +17,7 @@ class Strings:
 
     Attributes:
         held: Writes do not come back.
+        waiting: Batches that do not come back.
         down: Nothing can be reached.
         poison: Contents that upset a whole batch, and values.
         batches: What went down, in order.
@@ -24,6 +25,7 @@ class Strings:
 
     def __init__(self):
         self.held = self.down = False
+        self.waiting = 0
         self.poison = set()
         self.batches = []
         self.data = {}
@@ -53,8 +55,10 @@ class Puppet(MemoryBackend):
             texts = [m.content for m in op.messages] if isinstance(op, Append) else getattr(op, "items", {}).values()
             if self.strings.poison.intersection(map(str, texts)):
                 raise CorruptRecordError(f"{list(texts)} is poison")
+        self.strings.waiting += 1
         while self.strings.held:
             await asyncio.sleep(0.002)
+        self.strings.waiting -= 1
         self.check()
         self.strings.batches.append(list(batch))
         return await run(batch)

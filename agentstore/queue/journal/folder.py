@@ -20,9 +20,9 @@ from agentstore.records import utcnow
 
 from . import rejected
 from .format import Record, check_journal_id, is_journal_id
-from .leftover import Leftover, discard, usable
+from .leftover import Leftover, discard, unsealed, usable
 from .reading import segments_of
-from .segments import Segments
+from .segments import SUFFIX, Segments
 from .writer import Journal
 
 if TYPE_CHECKING:
@@ -195,6 +195,18 @@ class Folder:
             "%s refused record %d of journal %s (%s): it is kept in %s", self._url, position, journal_id, why, path
         )
         return path
+
+    def refused(self) -> Iterator[tuple[Path, Record]]:
+        """What was refused: each file, and the record in it.
+
+        Raises:
+            CorruptRecordError: A file is damaged, or encrypted with another key.
+        """
+        with usable(self.path):
+            for path in sorted((self.path / "rejected").glob("*" + SUFFIX)):
+                found = rejected.read(path)
+                _, payload = rejected.unpack(unsealed(found, self._sealer, path))
+                yield path, Record(found.record.position, payload)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
