@@ -180,7 +180,8 @@ def db(
         durability: ``"commit"``: what returned is committed. ``"journal"``: it is fsynced in a journal on this machine,
             and committed soon, after a crash by the next process that opens the store. ``"memory"``: it is accepted,
             and committed within ``QueueOptions.flush_interval``. Deferred messages have no seq until they are stored.
-        replicas: Read replicas; not available yet.
+        replicas: URLs of read replicas of `database_url`. One answers where it has all that this process has written;
+            what others write may come later there.
         fallback: What takes writes while the backend is down: ``"journal"`` or ``"memory"``, as durable as that is;
             they are stored in order when it is back. None: callers get `UnavailableError`.
         session_ttl: Seconds or timedelta after a session's last activity until it expires; None keeps it for ever.
@@ -201,12 +202,6 @@ def db(
     for options, kind in ((pool, PoolOptions), (queue, QueueOptions), (retry, RetryOptions)):
         if options is not None and not isinstance(options, kind):
             raise ConfigurationError(f"{kind.__name__} was expected, not {type(options).__name__}")
-    later = {
-        "replicas": bool(tuple(replicas)),
-    }
-    for argument, wanted in later.items():
-        if wanted:
-            raise ConfigurationError(f"{argument} is not available yet", hint="Leave it out")
     try:
         ttl = check_ttl(session_ttl, "session_ttl")
     except InvalidInputError as error:
@@ -214,9 +209,9 @@ def db(
     url = StoreURL.parse(database_url or os.environ.get("AGENTSTORE_DATABASE_URL") or DEFAULT_URL)
     state = state_url or os.environ.get("AGENTSTORE_STATE_URL")
     keyring = None if encryption_key is None else Keyring(encryption_key)
-    settings = Settings(
-        durability, fallback, keyring, pool or PoolOptions(), queue or QueueOptions(), retry or RetryOptions()
-    )
+    limits = pool or PoolOptions(), queue or QueueOptions(), retry or RetryOptions()
+    copies = [StoreURL.parse(replica) for replica in replicas]
+    settings = Settings(durability, fallback, keyring, limits[0], limits[1], limits[2], copies)
     return Database(url, StoreURL.parse(state) if state else url, settings, ttl)
 
 

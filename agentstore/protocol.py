@@ -18,13 +18,13 @@ functions of `agentstore.rules`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from .checks import MAX_BYTES
-from .errors import AgentstoreError
+from .errors import AgentstoreError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import timedelta
 
     from .findings import Finding
@@ -114,6 +114,7 @@ class Read:
     """Messages of one session, oldest first; bounds are exclusive seqs.
 
     With ``limit``: the newest so many, below ``before`` if given; but with ``after`` alone the oldest above it.
+    ``exact`` is for those who go by more than what this process has written: no replica answers, here and below.
     """
 
     session_id: str
@@ -121,6 +122,7 @@ class Read:
     limit: int | None = None
     before: int | None = None
     after: int | None = None
+    exact: bool = False
 
     @property
     def oldest_first(self) -> bool:
@@ -134,6 +136,7 @@ class Head:
 
     session_id: str
     user_id: str | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,7 @@ class Find:
     session_id: str
     user_id: str | None = None
     ids: tuple[str, ...] = ()
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,3 +342,36 @@ class StateStore(Store, Protocol):
 
 class Backend(ConversationStore, StateStore, Protocol):
     """A driver: both primitives on one backend."""
+
+
+class LaggingError(UnavailableError):
+    """A replica has not come as far as its reader needs. No caller of a Database sees this: the primary answers."""
+
+
+@runtime_checkable
+class Replicable(Protocol):
+    """What a driver has besides whose servers may have read replicas; `layers.replicas` sends reads there."""
+
+    async def position(self) -> str | None:
+        """How far this primary has come, in words of its own: behind every write that it has answered so far.
+
+        None where that cannot be known.
+        """
+
+    def follow(self, primary: Any, required: Callable[[], str | None]) -> None:
+        """Be a replica that only reads; called before the first `aopen`, which then creates and migrates nothing.
+
+        From now on whatever is asked is answered only by a server that has reached the position which ``required()``
+        gives at that moment (None: any will do). That counts for each connection by itself: behind one URL there may
+        be another server the next time, or the same one, restarted from an earlier state.
+
+        What is asked, `aopen` included, raises `LaggingError` where the server is not as far, or the schema has not
+        come yet, and `UnavailableError` where it is no replica now.
+
+        Args:
+            primary: Its primary, of this very class.
+            required: Tells the position, at once.
+
+        Raises:
+            ConfigurationError: It cannot be a replica of that primary: it names another database, say.
+        """

@@ -10,6 +10,7 @@ import servers
 
 ONCE = re.compile(
     r"tests/drivers/(postgresql|mysql|redis|mongodb|clickhouse)/|tests/faults/|tests/contract/test_pgbouncer|Cluster|Sentinel"
+    r"|test_replicas_(servers|contract)"
 )
 """What asks a server more than Python: one Python is enough for it, where several are tested (see the Makefile)."""
 

@@ -28,6 +28,7 @@ class DriverSpec:
         extra: The extra of agentstore that installs it.
         options: The query options that its URL may carry.
         commits: Groups of deferred writes, of different sessions, that it gains by having under way at once.
+        alone: Why `db` takes no replicas of it, unless the driver is `agentstore.protocol.Replicable`.
     """
 
     factory: str
@@ -35,11 +36,13 @@ class DriverSpec:
     extra: str | None = None
     options: frozenset[str] = frozenset()
     commits: int = 1
+    alone: str = "its driver cannot tell how far a replica has come"
 
 
-_MEMORY = DriverSpec("agentstore.drivers.memory:MemoryBackend")
-_SQLITE = DriverSpec("agentstore.drivers.sqlite:SQLiteBackend", "aiosqlite")
-_JSON = DriverSpec("agentstore.drivers.json:JSONBackend", "aiofiles")
+_HERE = "it is on this machine, where nobody copies it"
+_MEMORY = DriverSpec("agentstore.drivers.memory:MemoryBackend", alone=_HERE)
+_SQLITE = DriverSpec("agentstore.drivers.sqlite:SQLiteBackend", "aiosqlite", alone=_HERE)
+_JSON = DriverSpec("agentstore.drivers.json:JSONBackend", "aiofiles", alone=_HERE)
 
 _POSTGRESQL = DriverSpec(
     "agentstore.drivers.postgresql:PostgreSQLBackend",
@@ -82,9 +85,14 @@ _MONGODB = DriverSpec(
             "w",
         }
     ),
+    alone="one URL names a whole replica set, whose primary is read: a secondary may miss what was just written",
 )
 _CLICKHOUSE = DriverSpec(
-    "agentstore.drivers.clickhouse:ClickHouseBackend", "asynch", "clickhouse", frozenset({"ca_certs", "verify"})
+    "agentstore.drivers.clickhouse:ClickHouseBackend",
+    "asynch",
+    "clickhouse",
+    frozenset({"ca_certs", "verify"}),
+    alone="the copies of a Replicated table are equals, and none tells whether it holds what was written to another",
 )
 
 _DRIVERS = {

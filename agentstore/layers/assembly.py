@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from agentstore import telemetry
 from agentstore.drivers import registry
+from agentstore.errors import ConfigurationError
 from agentstore.options import PoolOptions, QueueOptions, RetryOptions
+from agentstore.protocol import Replicable
 from agentstore.queue.bounds import Bounds
 from agentstore.queue.group import Tally
 from agentstore.queue.journal import Folder
@@ -17,7 +19,10 @@ from agentstore.queue.write_queue import WriteQueue
 from agentstore.stats import Events, QueueStats
 
 from .encryption import Encrypting
+from .fence import Fence
 from .overlay import Overlay
+from .replica import Replica
+from .replicas import Replicated
 from .retry import Retrying
 
 if TYPE_CHECKING:
@@ -30,6 +35,9 @@ if TYPE_CHECKING:
     from agentstore.telemetry.watch import Watch
     from agentstore.url import StoreURL
 
+_SHARE = 3
+"""A replica that says nothing is waited for so much less than a call may take: the primary must have time to answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -40,6 +48,7 @@ class Settings:
         fallback: None, ``journal`` or ``memory``.
         keyring: Encrypts what goes to the backend, and into the journal; None leaves it as it is.
         pool, queue, retry: As in `db`.
+        replicas: Of the conversations' backend.
     """
 
     durability: str = "commit"
@@ -48,6 +57,7 @@ class Settings:
     pool: PoolOptions = field(default_factory=PoolOptions)
     queue: QueueOptions = field(default_factory=QueueOptions)
     retry: RetryOptions = field(default_factory=RetryOptions)
+    replicas: Sequence[StoreURL] = ()
 
 
 class Side:
@@ -66,19 +76,20 @@ class Side:
     Args:
         url: Where it is.
         settings: How it is to be used.
+        replicas: Of this backend.
+
+    Raises:
+        ConfigurationError: The URL cannot be right, or that of a replica.
     """
 
-    def __init__(self, url: StoreURL, settings: Settings) -> None:
+    def __init__(self, url: StoreURL, settings: Settings, replicas: Sequence[StoreURL] = ()) -> None:
         queue = settings.queue
         self.url = url
         self.events = Events()
         self.watch: Watch | None = None
         self.deferring = settings.durability != "commit"
         queued = self.deferring or settings.fallback is not None
-        self.below: Backend = registry.load(url, settings.pool)
-        if settings.keyring is not None:
-            self.below = Encrypting(self.below, settings.keyring)
-        self.below = Retrying(self.below, settings.retry, str(url), self.events, has_fallback=queued)
+        self.below = _below(url, settings, self.events, replicas, has_fallback=queued)
         self.store: Backend = self.below
         self.queue: WriteQueue | None = None
         self.bounds = Bounds(queue)
@@ -168,6 +179,46 @@ class Side:
             self.below.close_at_exit()
         else:
             self._life.abandon(self.below.close_at_exit)
+
+
+def _below(
+    url: StoreURL, settings: Settings, events: Events, replicas: Sequence[StoreURL], *, has_fallback: bool
+) -> Backend:
+    """A backend within its layers.
+
+    What is tried again is tried at the primary: a replica that fails has a stand-in. Sealing is done to each by itself,
+    for it looks before it writes, and must look where it writes.
+    """
+    driver = registry.load(url, settings.pool)
+    store = Retrying(_sealed(driver, settings), settings.retry, str(url), events, has_fallback=has_fallback)
+    if not replicas:
+        return store
+    if not isinstance(driver, Replicable):
+        raise ConfigurationError(f"{url} can have no replicas: {registry.find(url).alone}", hint="Leave replicas out")
+    fence = Fence(driver.position, str(url))
+    followers: list[Replica] = []
+    for place, replica in enumerate(replicas):
+        _check_replica(replica, url, replicas[:place])
+        follower = registry.load(replica, settings.pool)
+        follower.follow(driver, fence.required)  # type: ignore[attr-defined]  # of its primary's class
+        followers.append(Replica(str(replica), _sealed(follower, settings), settings.retry.deadline / _SHARE))
+    return Replicated(store, fence, followers)
+
+
+def _sealed(driver: Backend, settings: Settings) -> Backend:
+    return driver if settings.keyring is None else Encrypting(driver, settings.keyring)
+
+
+def _check_replica(replica: StoreURL, url: StoreURL, others: Sequence[StoreURL]) -> None:
+    if registry.find(replica).factory != registry.find(url).factory:
+        raise ConfigurationError(f"{replica} cannot be a replica of {url}: that is another kind of store")
+    if len(replica.hosts) > 1:
+        raise ConfigurationError(f"{replica} names several hosts", hint="Give each replica a URL of its own")
+    places = [(other.hosts, other.path, other.options) for other in (url, *others)]
+    if (replica.hosts, replica.path, replica.options) in places:
+        raise ConfigurationError(
+            f"{replica} is named twice", hint="Let replicas name each replica once, and no primary"
+        )
 
 
 def _journal(settings: Settings) -> str | None:

@@ -32,6 +32,7 @@ class Breaker:
         patience: Seconds after which a probe is given up whose end nobody told: its loop may rest for ever.
         clock: Seconds that never step back.
         has_fallback: Writes go on elsewhere while it is open.
+        outcome: What becomes of calls while it is open, for the log.
 
     Attributes:
         is_open: The backend could not be reached, and has not answered since.
@@ -46,9 +47,11 @@ class Breaker:
         clock: Callable[[], float] = time.monotonic,
         *,
         has_fallback: bool = False,
+        outcome: str = "calls fail at once",
     ) -> None:
         self._name = name
         self._has_fallback = has_fallback
+        self._outcome = outcome
         self._patience = patience
         self._clock = clock
         self._guard = threading.Lock()  # held for a few instructions only, never across an await
@@ -93,7 +96,7 @@ class Breaker:
             self._next = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311  to draw processes apart
         if opens:
             level = logging.INFO if self._has_fallback else logging.WARNING  # what takes the writes says so itself
-            _log.log(level, "%s is unreachable: until it answers, calls fail at once (%s)", self._name, error)
+            _log.log(level, "%s is unreachable: until it answers, %s (%s)", self._name, self._outcome, error)
 
     def answered(self) -> None:
         """The backend is there."""

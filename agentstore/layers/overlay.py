@@ -44,7 +44,7 @@ class Overlay(Layer):
         pending = [self._messages(op) for op in batch]
         if not any(pending):
             return await self._inner.read(batch)
-        asks = [Find(op.session_id, ids=tuple(pending_ids)) for op, pending_ids in zip(batch, pending, strict=True)]
+        asks = [Find(op.session_id, ids=tuple(mine), exact=op.exact) for op, mine in zip(batch, pending, strict=True)]
         named = [place for place, ask in enumerate(asks) if ask.ids]
         try:
             answers, found = await asyncio.gather(self._inner.read(batch), self._inner.find([asks[n] for n in named]))
@@ -83,7 +83,7 @@ class Overlay(Layer):
         left = [key for key in pending if key not in here and key not in found]
         if full and not op.oldest_first and any(pending[key][0].handed for key in left):
             # Others may have written so much behind ours, since it was handed over, that it is no longer in the window.
-            (later,) = await self._inner.find([Find(op.session_id, ids=tuple(left))])
+            (later,) = await self._inner.find([Find(op.session_id, ids=tuple(left), exact=op.exact)])
             if isinstance(later, AgentstoreError):
                 return later
             found = {**found, **later}
@@ -123,7 +123,9 @@ class Overlay(Layer):
         except UnavailableError as error:
             answers = [error for _ in batch]
         asks = {
-            place: Find(op.session_id, ids=tuple(message.id for entry in mine for message in _of(entry)))
+            place: Find(
+                op.session_id, ids=tuple(message.id for entry in mine for message in _of(entry)), exact=op.exact
+            )
             for place, (op, mine, answer) in enumerate(zip(batch, pending, answers, strict=True))
             if mine and isinstance(answer, Session)
         }

@@ -98,7 +98,7 @@ class Stacks:
     """
 
     def __init__(self, conversations: StoreURL, state: StoreURL, settings: Settings) -> None:
-        self._conversations = Side(conversations, settings)
+        self._conversations = Side(conversations, settings, settings.replicas)
         self._state = self._conversations if state == conversations else Side(state, settings)
         self.sides = (
             (self._conversations,) if self._state is self._conversations else (self._conversations, self._state)

@@ -67,7 +67,7 @@ class KnownSessions:
 
     async def _read(self, session_id: str, head: Callable[[Head], Awaitable[Session | None]]) -> Known:
         try:
-            session = await head(Head(session_id))
+            session = await head(Head(session_id, exact=True))  # by it is told whether all of it is here
         except UnavailableError:
             if not self._blind:
                 raise

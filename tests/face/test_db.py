@@ -19,7 +19,10 @@ pytestmark = pytest.mark.anyio
     ("arguments", "told"),
     [
         ({"durability": "eventual"}, "durability is 'eventual'; accepted: 'commit', 'journal', 'memory'"),
-        ({"replicas": ["sqlite:///r.db"]}, "replicas is not available yet"),
+        ({"replicas": ["memory:"]}, "memory:// can have no replicas: it is on this machine, where nobody copies it"),
+        ({"replicas": ["nosql://h/x"]}, "memory:// can have no replicas"),
+        ({"replicas": ["no url"]}, "the database URL has no scheme"),
+        ({"replicas": [5]}, "a database URL is a str, not 5"),
         ({"fallback": "disk"}, "fallback is 'disk'; accepted: None, 'memory', 'journal'"),
         ({"encryption_key": "k3y"}, "encryption_key: a key has 3 characters, and at least 16 are needed"),
         ({"replicas": None}, "replicas must be several URLs, not None"),

@@ -1,6 +1,7 @@
-"""PostgreSQL, with TLS on the same port; and PgBouncer in transaction mode before one of its own."""
+"""PostgreSQL, with TLS on the same port; one with a standby; one behind PgBouncer in transaction mode."""
 
 import dataclasses
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,14 @@ class PostgreSQL(Server):
             ACCOUNT,
             folder,
         )
-        ca, certificate, key = authority.copy_to(folder, ACCOUNT)
         port = free_port()
         self.url = self.tls_url = f"postgresql://{LOGIN}@{HOST}:{port}/postgres"
+        return [self.process(folder, port, find("postgres", self.kind))]
+
+    def process(self, folder: Path, port: int, *program: str) -> Process:
+        """One that serves the data in a folder; `program` is what starts ``postgres``."""
+        ca, certificate, key = authority.copy_to(folder, ACCOUNT)
+        url = f"postgresql://{LOGIN}@{HOST}:{port}/postgres"
         settings = {
             "listen_addresses": HOST,
             "port": port,
@@ -49,21 +55,19 @@ class PostgreSQL(Server):
             "ssl_key_file": key,
             "log_checkpoints": "off",
         }
-        return [
-            Process(
-                folder,
-                [
-                    *(find("postgres", self.kind), "-D", str(folder / "data")),
-                    *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
-                    *(() if self.durable else RELAXED),
-                    *self.arguments,
-                ],
-                lambda: self.ping(f"postgresql://{LOGIN}@{HOST}:{port}/postgres"),
-                account=ACCOUNT,
-                stop=signal.SIGINT,
-                discard=signal.SIGQUIT,  # it has shared memory to remove
-            )
-        ]
+        return Process(
+            folder,
+            [
+                *(*program, "-D", str(folder / "data")),
+                *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
+                *(() if self.durable else RELAXED),
+                *self.arguments,
+            ],
+            lambda: self.ping(url),
+            account=ACCOUNT,
+            stop=signal.SIGINT,
+            discard=signal.SIGQUIT,  # it has shared memory to remove
+        )
 
     @staticmethod
     def ping(url: str) -> None:
@@ -78,6 +82,21 @@ class PostgreSQL(Server):
     @staticmethod
     def drop(url: str, name: str) -> None:
         execute(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+class Replicated(PostgreSQL):
+    """A primary and a standby that streams from it, at `replica_url`; processes in this order."""
+
+    kind = "postgresql-replicated"
+    needs = (*PostgreSQL.needs, "pg_basebackup")
+
+    def prepare(self) -> list[Process]:
+        (primary,) = super().prepare()
+        folder, port = self.own_folder(f"{self.kind}-standby", ACCOUNT), free_port()
+        self.replica_url = f"postgresql://{LOGIN}@{HOST}:{port}/postgres"
+        copy = [find("pg_basebackup", self.kind), "-d", self.url, "-D", str(folder / "data"), "-R", "-c", "fast"]
+        script = f'test -e data/PG_VERSION || {shlex.join(copy)} && exec {find("postgres", self.kind)} "$@"'
+        return [primary, self.process(folder, port, "/bin/sh", "-c", script, "sh")]
 
 
 class PgBouncer(PostgreSQL):

@@ -1,4 +1,4 @@
-"""Redis: one with a TLS port beside the plain one, a cluster of three masters, and one with replica and sentinel."""
+"""Redis: one with a TLS port, one with a replica, a cluster of three masters, and one with replica and sentinel."""
 
 import dataclasses
 from contextlib import closing
@@ -64,6 +64,25 @@ class Redis(Server):
         with closing(client(url)) as connection:
             for key in connection.scan_iter(match=f"*{name}*", count=1000):
                 connection.unlink(key)
+
+
+class Replicated(Redis):
+    """A master, and a replica at `replica_url`; processes in this order."""
+
+    kind = "redis-replicated"
+
+    def prepare(self) -> list[Process]:
+        ports = free_port(), free_port()
+        self.url, self.replica_url = (f"redis://{LOGIN}@{HOST}:{port}/0" for port in ports)
+        lead, follow = ("--repl-diskless-sync-delay", "0"), ("--replicaof", f"{HOST} {ports[0]}")
+        folders = self.own_folder("redis-master"), self.own_folder("redis-replica")
+        return [
+            Process(folders[0], self.command(folders[0], ports[0], *lead), lambda: _answers(ports[0])),
+            Process(folders[1], self.command(folders[1], ports[1], *follow), lambda: _answers(ports[1])),
+        ]
+
+    def settle(self) -> None:
+        _follows(StoreURL.parse(self.replica_url).hosts[0][1])
 
 
 class Cluster(Redis):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from . import authority
+from . import authority, mysql, postgresql, redis
 from .base import PATIENCE, PrivateServer, Server, ServerError, make_root, variable
 from .clickhouse import ClickHouse
 from .mongodb import MongoDB
@@ -20,6 +20,8 @@ from .mysql import MySQL
 from .postgresql import PgBouncer, PostgreSQL
 from .redis import Cluster, Redis, Sentinel
 
+REPLICATED = (postgresql.Replicated, mysql.Replicated, redis.Replicated)
+"""Only for those who start one of their own: `shared` tells one URL."""
 CLASSES = (PostgreSQL, PgBouncer, MySQL, Redis, Cluster, Sentinel, ClickHouse, MongoDB)
 KINDS: dict[str, type[Server]] = {server.kind: server for server in CLASSES}
 RUN = "AGENTSTORE_TEST_SERVERS"
@@ -145,7 +147,8 @@ def private_server(kind: str, *arguments: str, durable: bool = False) -> Iterato
     root = make_root(durable=durable)
     try:
         authority.write_files(root)
-        server = PrivateServer(KINDS[kind](root, arguments, durable=durable))
+        classes = KINDS | {server.kind: server for server in REPLICATED}
+        server = PrivateServer(classes[kind](root, arguments, durable=durable))
     except BaseException:
         shutil.rmtree(root)
         raise

@@ -14,11 +14,12 @@ from agentstore.concurrency import uncancelled
 from agentstore.drivers.optimistic import Attempts
 from agentstore.drivers.sql.engine import EnginePool
 from agentstore.drivers.sql.upgrade import VERSION
-from agentstore.errors import AgentstoreError, ClosedError, UnavailableError
+from agentstore.errors import AgentstoreError, ClosedError, ConfigurationError, UnavailableError
 from agentstore.pool import Pools
 from agentstore.private_loop import lasting
+from agentstore.protocol import LaggingError
 
-from . import appends, examine, opening, reading, sessions, state
+from . import appends, examine, following, opening, reading, sessions, state
 from .connecting import Care, Connector
 from .errors import AGAIN, RAISED, READ_ONLY, code, translated
 from .settings import settings
@@ -72,6 +73,7 @@ class MySQLBackend:
         self._connector = Connector(self._settings, pool)
         self._here: Pools[PoolProxiedConnection] = Pools(url, pool, self._make_pool)
         self._apart: Pools[PoolProxiedConnection] = Pools(url, pool, self._make_pool)
+        self._following: following.Following | None = None
         self._opened = False
         self._closed = False
 
@@ -86,6 +88,8 @@ class MySQLBackend:
         if self._opened:
             return
         if await self._at_once(opening.version) != VERSION:
+            if self._following is not None:
+                raise LaggingError(f"{self._settings.name} has not the primary's tables yet")
             await uncancelled(asyncio.ensure_future(self._migrate()))
         self._opened = True
 
@@ -117,6 +121,17 @@ class MySQLBackend:
 
     async def examine(self) -> list[Finding]:
         return await self._at_once(lambda wire: examine.examine(wire, self._settings, self._options))
+
+    # --- replicas ---
+
+    async def position(self) -> str | None:
+        return await self._at_once(following.position)
+
+    def follow(self, primary: MySQLBackend, required: Callable[[], str | None]) -> None:
+        ours, theirs = self._settings, primary._settings
+        if ours.database != theirs.database:
+            raise ConfigurationError(f"{ours.name} names another database than its primary, {theirs.name}")
+        self._following = following.Following(required)
 
     # --- conversations ---
 
@@ -243,6 +258,8 @@ class MySQLBackend:
             connection: ServerConnection = proxy.driver_connection  # type: ignore[assignment]  # ours made it
             wire = Wire(connection, self._settings.name, self._options.statement_timeout)
             try:
+                if self._following is not None:
+                    return await self._following.read(wire, work)
                 return await work(wire)
             except RAISED as error:
                 if code(error) in READ_ONLY and len(self._settings.hosts) > 1:

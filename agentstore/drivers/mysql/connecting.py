@@ -75,6 +75,7 @@ class ServerConnection(Connection):  # type: ignore[misc]  # aiomysql has no typ
             program_name="agentstore",
         )
         self.packet_limit = 0
+        self.reached: str | None = None  # of a replica: see `following`
         self.read_only = False
 
     @property

@@ -53,6 +53,11 @@ class Wire:
         self._seconds = seconds
         self.place = place
 
+    @property
+    def connection(self) -> ServerConnection:
+        """What it uses."""
+        return self._connection
+
     async def send(self, *statements: str | bytes) -> list[Any]:
         """The results of the statements, in one round trip unless they are more than one packet holds.
 

@@ -10,10 +10,10 @@ from sqlalchemy import URL
 from agentstore.concurrency import uncancelled
 from agentstore.drivers.optimistic import Attempts
 from agentstore.drivers.sql.engine import EnginePool
-from agentstore.errors import ClosedError
+from agentstore.errors import ClosedError, ConfigurationError
 from agentstore.pool import Pools
 
-from . import examining, opening
+from . import examining, following, opening
 from .connecting import Connector
 from .conversations import Log
 from .errors import AGAIN, RAISED, translated
@@ -64,6 +64,7 @@ class PostgreSQLBackend:
         self._options = pool
         self._log = Log(schema, pool.statement_timeout, self._connector.place)
         self._state = State(schema, pool.statement_timeout, self._connector.place)
+        self._following: following.Following | None = None
         self._ready = False
         self._closed = False
 
@@ -80,7 +81,8 @@ class PostgreSQLBackend:
         if self._closed:
             raise ClosedError
         if not self._ready:
-            await self._read(lambda connection: opening.prepare(connection, self._connector))
+            make_ready = opening.prepare if self._following is None else opening.prepared
+            await self._read(lambda connection: make_ready(connection, self._connector))
             self._ready = True
 
     async def aclose(self) -> None:
@@ -99,6 +101,17 @@ class PostgreSQLBackend:
 
     async def examine(self) -> list[Finding]:
         return await self._read(lambda connection: examining.findings(connection, self._connector, self._options))
+
+    # --- replicas ---
+
+    async def position(self) -> str | None:
+        return await self._read(following.position)
+
+    def follow(self, primary: PostgreSQLBackend, required: Callable[[], str | None]) -> None:
+        ours, theirs = self._connector.target, primary._connector.target
+        if (ours.url.path, ours.schema) != (theirs.url.path, theirs.schema):
+            raise ConfigurationError(f"{ours.url} names another database or schema than its primary, {theirs.url}")
+        self._following = following.Following(self._connector, required)
 
     # --- conversations ---
 
@@ -160,6 +173,8 @@ class PostgreSQLBackend:
     async def _read(self, function: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         try:
             async with self._pools.connection() as proxy:
+                if self._following is not None:
+                    return await self._following.read(proxy, function)
                 return await function(proxy.driver_connection)
         except RAISED as error:
             raise translated(error, self._connector.place) from error

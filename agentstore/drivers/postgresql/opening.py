@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from agentstore.concurrency import DaemonExecutor
 from agentstore.drivers.sql import upgrade
+from agentstore.protocol import LaggingError
 
 from .errors import RAISED, translated
 
@@ -43,6 +44,16 @@ async def prepare(connection: asyncpg.Connection, connector: Connector) -> None:
             await asyncio.get_running_loop().run_in_executor(thread, lambda: asyncio.run(_migrate(connector)))
         finally:
             thread.shutdown(wait=False)
+
+
+async def prepared(connection: asyncpg.Connection, connector: Connector) -> None:
+    """Of a standby: see that the tables have come there.
+
+    Raises:
+        LaggingError: They have not.
+    """
+    if await version(connection, connector.target.schema) != upgrade.VERSION:
+        raise LaggingError(f"{connector.place} has not the primary's tables yet")
 
 
 async def version(connection: asyncpg.Connection, schema: str) -> str | None:

@@ -9,7 +9,7 @@ from agentstore.concurrency import uncancelled
 from agentstore.errors import ClosedError
 from agentstore.pool import Pools
 
-from . import appends, conversations, examination, listings, namespaces, opening, state
+from . import appends, conversations, examination, following, listings, namespaces, opening, state
 from .client import Client, Command
 from .wire import Wire
 
@@ -43,7 +43,7 @@ class RedisBackend:
     async def aopen(self) -> None:
         self._check_open()
         if not self._opened:
-            await self._write(opening.prepare(self._wire))
+            await self._write(opening.prepare(self._wire) if self._wire.following is None else opening.look(self._wire))
             self._opened = True
 
     async def aclose(self) -> None:
@@ -64,6 +64,15 @@ class RedisBackend:
     async def examine(self) -> list[Finding]:
         self._check_open()
         return await examination.examine(self._wire, self._pool)
+
+    # --- replicas ---
+
+    async def position(self) -> str | None:
+        self._check_open()
+        return await following.position(self._wire)
+
+    def follow(self, primary: RedisBackend, required: Callable[[], str | None]) -> None:
+        self._wire.following = following.Following(self._wire, primary._wire, required)
 
     # --- conversations ---
 

@@ -61,7 +61,7 @@ async def list_sessions(wire: Wire, listing: Listing) -> Page[Session]:
                 found[session_id] = session
         settled = codec.to_micros(now) - _SETTLED
         leftovers = [member for member in dead if listed(member)[0] < settled]
-        if leftovers:
+        if leftovers and wire.following is None:  # a replica takes no writes, and learns of it from its master
             await uncancelled(asyncio.ensure_future(_clear(wire, key, leftovers)))
         size, dead = max(size, _CHUNK), []
     return rules.page(sorted(found.values(), key=rules.listing_key, reverse=True), listing.limit)

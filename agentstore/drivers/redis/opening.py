@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from agentstore.errors import AgentstoreError, CorruptRecordError, SchemaError
+from agentstore.protocol import LaggingError
 
 from .client import Command
 
@@ -27,6 +28,26 @@ async def prepare(wire: Wire) -> None:
     """
     key = wire.keys.schema
     _, found = await wire.ask(Command(key, ("SET", key, LAYOUT, "NX")), Command(key, ("GET", key)))
+    _check(wire, found)
+    await _warn_of_eviction(wire)
+
+
+async def look(wire: Wire) -> None:
+    """`prepare` a replica, to which the version must have come.
+
+    Raises:
+        LaggingError: It has not.
+        SchemaError, CorruptRecordError: As `prepare`.
+    """
+    key = wire.keys.schema
+    (found,) = await wire.ask(Command(key, ("GET", key)))
+    if found is None:
+        raise LaggingError(f"{wire.place.text} has not what its master has")
+    _check(wire, found)
+
+
+def _check(wire: Wire, found: bytes) -> None:
+    key = wire.keys.schema
     if not found.isdigit():
         raise CorruptRecordError(f"{wire.place.text}: the key {key} holds {found!r}, which is no version")
     if int(found) > LAYOUT:
@@ -34,7 +55,6 @@ async def prepare(wire: Wire) -> None:
             f"{wire.place.text} has layout {int(found)}; this agentstore knows {LAYOUT}",
             hint="Upgrade agentstore, or choose another prefix",
         )
-    await _warn_of_eviction(wire)
 
 
 async def _warn_of_eviction(wire: Wire) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from agentstore.pool import Pools
     from agentstore.url import StoreURL
 
+    from .following import Following
+
 _log = logging.getLogger("agentstore")
 
 Pair: TypeAlias = tuple[str, str]
@@ -52,6 +54,7 @@ class Wire:
         one_server: All keys are on one server, so a script writes a session and its listings in one step.
         recent: Sessions that were written last.
         clock: That of the servers.
+        following: If the server is a replica, what it must tell before each answer counts.
     """
 
     def __init__(self, url: StoreURL, options: PoolOptions, pools: Pools[Client]) -> None:
@@ -61,12 +64,17 @@ class Wire:
         self.one_server = self.place.mode != "cluster"
         self.recent = Recent()
         self.clock = Clock()
+        self.following: Following | None = None
         self._pools = pools
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """`Client.run`."""
         async with self._pools.connection() as client:
-            return await client.run(commands)
+            if self.following is None:
+                return await client.run(commands)
+            told, *answers = await client.run([self.following.question, *commands])
+            self.following.check(told)
+            return answers
 
     async def ask(self, *commands: Command) -> list[Any]:
         """`run`, where every command must succeed.
