@@ -12,7 +12,7 @@ ONCE = re.compile(
     r"tests/drivers/(postgresql|mysql|redis|mongodb|clickhouse)/|tests/faults/|tests/contract/test_pgbouncer|Cluster|Sentinel"
     r"|test_replicas_(servers|contract)|tests/contract/test_deferred|Encrypted"
 )
-"""What asks a server, or a layer, more than Python: one Python is enough for it, where several are tested (Makefile)."""
+"""What asks servers or layers more than Python: one Python is enough for it, where several are tested (Makefile)."""
 
 
 def pytest_configure(config):
