@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import weakref
@@ -158,8 +159,9 @@ class Stacks:
         if stack is not None:
             await stack.append.flush()
             await stack.write.flush()
-        for side in self.sides:
-            await side.aclose()
+        async with contextlib.AsyncExitStack() as ends:  # each of them, whatever befalls the other
+            for side in reversed(self.sides):
+                ends.push_async_callback(side.aclose)
 
     def queue_stats(self) -> QueueStats:
         """What went down so far, and what waits now."""
@@ -168,11 +170,11 @@ class Stacks:
         tallies = [side.tally for side in self.sides]
         queues = [side.queue for side in self.sides if side.queue is not None]
         return QueueStats(
-            waiting=waiting + sum(len(queue.left()) for queue in queues),
+            waiting=waiting + sum(queue.pending for queue in queues),
             groups=sum(tally.groups for tally in tallies),
             writes=sum(tally.operations for tally in tallies),
             bytes=sum(side.bounds.bytes for side in self.sides),
-            journal_bytes=sum(queue.journal.size for queue in queues if queue.journal is not None),
+            journal_bytes=sum(queue.journal_bytes for queue in queues),
             rejected=sum(queue.rejected for queue in queues),
             replayed=sum(side.replayed for side in self.sides),
         )
