@@ -12,10 +12,10 @@ import atexit
 import contextlib
 import os
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
     from concurrent.futures import Future
 
     from anyio.from_thread import BlockingPortal
@@ -35,6 +35,7 @@ class PrivateLoop:
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
         self._portal: BlockingPortal | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._next: PrivateLoop | None = None
 
     def is_here(self) -> bool:
@@ -71,7 +72,7 @@ class PrivateLoop:
         from anyio.from_thread import BlockingPortal  # noqa: PLC0415  purely async programs never need it
 
         # Not asyncio.run(): it ends by joining the default executor in a new thread, which cannot start at exit.
-        loop = asyncio.new_event_loop()
+        self._loop = loop = asyncio.new_event_loop()
         serving = loop.create_task(self._serve(BlockingPortal, ready))
         try:
             while not serving.done():
@@ -106,6 +107,17 @@ class PrivateLoop:
         if self in _started:
             _started.remove(self)
         self.__init__(self._name)  # type: ignore[misc]
+
+    def start(self, function: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Run a coroutine function here; waits for nothing, so it may be called with a lock held, and on this loop.
+
+        (The portal waits until the loop has heard of it, and takes nothing from the loop's own thread, where the
+        garbage collector, say, may call.)
+        """
+        self.portal()
+        if self._loop is None:
+            raise RuntimeError("the private event loop did not start")
+        return asyncio.run_coroutine_threadsafe(function(), self._loop)
 
     def run(self, function: Callable[[], Awaitable[T]]) -> asyncio.Future[T]:
         """Run a coroutine function here for a caller on another loop; cancelling the future cancels it."""

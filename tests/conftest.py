@@ -10,9 +10,9 @@ import servers
 
 ONCE = re.compile(
     r"tests/drivers/(postgresql|mysql|redis|mongodb|clickhouse)/|tests/faults/|tests/contract/test_pgbouncer|Cluster|Sentinel"
-    r"|test_replicas_(servers|contract)"
+    r"|test_replicas_(servers|contract)|tests/contract/test_deferred|Encrypted"
 )
-"""What asks a server more than Python: one Python is enough for it, where several are tested (see the Makefile)."""
+"""What asks servers or layers more than Python: one Python is enough for it, where several are tested (Makefile)."""
 
 
 def pytest_configure(config):

@@ -141,7 +141,7 @@ class Side:
             writes=self.tally.operations,
             messages=self.bounds.messages,
             bytes=self.bounds.bytes,
-            journal_bytes=queue.journal.size if queue is not None and queue.journal is not None else 0,
+            journal_bytes=queue.journal_bytes if queue is not None else 0,
             rejected=self.events.rejected,
             replayed=self.events.replayed,
         )

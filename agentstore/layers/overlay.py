@@ -60,7 +60,11 @@ class Overlay(Layer):
         """The pending messages that `op` asks for too, by id, in order, each with its entry."""
         if op.before is not None or op.limit == 0 or op.session_id not in self._queue.log.by_key:
             return {}
-        return {message.id: (entry, message) for entry in self._appends(op.session_id) for message in _of(entry)}
+        pending: dict[str, Pending] = {}
+        for entry in self._appends(op.session_id):
+            for message in _of(entry):
+                pending.setdefault(message.id, (entry, message))  # an id that comes again stores nothing
+        return pending
 
     def _appends(self, session_id: str) -> Sequence[Entry]:
         with self._queue.guard:
@@ -215,9 +219,19 @@ class Overlay(Layer):
         pending = [self._messages(Read(op.session_id)) for op in batch]
         found = await self._inner.find(batch)
         return [
-            answer if isinstance(answer, AgentstoreError) else _found(op, answer, mine)
+            answer if isinstance(answer, AgentstoreError) or not mine else self._found(op, answer, mine)
             for op, answer, mine in zip(batch, found, pending, strict=True)
         ]
+
+    def _found(
+        self, op: Find, answer: dict[str, Message], pending: Mapping[str, Pending]
+    ) -> Outcome[dict[str, Message]]:
+        try:
+            self._queue.known.owned(op.session_id, op.user_id)
+        except AgentstoreError as error:
+            return error
+        ours = {key: copied(pending[key][1]) for key in op.ids if key in pending and key not in answer}
+        return {key: found for key in op.ids if (found := answer.get(key) or ours.get(key)) is not None}
 
     async def write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:
         for op in batch:
@@ -263,11 +277,6 @@ class Overlay(Layer):
         stored = [item for item in await self._inner.scan(replace(scan, limit=limit)) if item.key not in pending]
         ours = [item for item in pending.values() if item is not None]
         return sorted([*stored, *ours], key=lambda item: item.key, reverse=scan.reverse)[: scan.limit]
-
-
-def _found(op: Find, answer: dict[str, Message], pending: Mapping[str, Pending]) -> dict[str, Message]:
-    ours = {key: copied(pending[key][1]) for key in op.ids if key in pending and key not in answer}
-    return {key: found for key in op.ids if (found := answer.get(key) or ours.get(key)) is not None}
 
 
 def _of(entry: Entry) -> tuple[Message, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import weakref
@@ -167,8 +168,9 @@ class Stacks:
         if stack is not None:
             await stack.append.flush()
             await stack.write.flush()
-        for side in self.sides:
-            await side.aclose()
+        async with contextlib.AsyncExitStack() as ends:  # each of them, whatever befalls the other
+            for side in reversed(self.sides):
+                ends.push_async_callback(side.aclose)
 
     def queue_stats(self) -> QueueStats:
         """What went down so far, and what waits now."""

@@ -26,7 +26,8 @@ class Bounds:
 
     def __init__(self, options: QueueOptions) -> None:
         self._options = options
-        self._guard = threading.Lock()  # held for a few instructions only
+        # Held for a few instructions only, and again by its thread if a caller of a closed loop is collected under it.
+        self._guard = threading.RLock()
         self._line: deque[tuple[int, int, asyncio.Future[None]]] = deque()
         self.messages = 0
         self.bytes = 0
@@ -60,6 +61,7 @@ class Bounds:
                 waits = place in self._line
                 if waits:
                     self._line.remove(place)
+                    self._admit()  # those behind may fit
             if not waits:  # the room came as we were leaving
                 self.leave(messages, size)
             if isinstance(error, TimeoutError):
@@ -70,11 +72,14 @@ class Bounds:
         """Give room back, from any thread."""
         with self._guard:
             self._add(-messages, -size)
-            while self._line and self._fits(*self._line[0][:2]):
-                *wanted, turn = self._line.popleft()
-                with contextlib.suppress(RuntimeError):  # its loop was closed while it waited
-                    turn.get_loop().call_soon_threadsafe(_wake, turn)
-                    self._add(*wanted)
+            self._admit()
+
+    def _admit(self) -> None:
+        while self._line and self._fits(*self._line[0][:2]):
+            *wanted, turn = self._line.popleft()
+            with contextlib.suppress(RuntimeError):  # its loop was closed while it waited
+                turn.get_loop().call_soon_threadsafe(_wake, turn)
+                self._add(*wanted)
 
     def full(self) -> QueueFullError:
         """What a caller is told who has waited for too long."""

@@ -48,7 +48,9 @@ class DeferredAppends:
         queue = self._queue
         if op.expected_seq is not None:
             await queue.passed(queue.log, op.session_id)
-            return await self._direct.submit(op)
+            stored = await self._direct.submit(op)
+            queue.known.stored(op.session_id)
+            return stored
         if not self._always and not queue.defers(queue.log, op.session_id):
             try:
                 return await self._direct.submit(op)
@@ -61,7 +63,12 @@ class DeferredAppends:
         if not all(message.seq is None for message in messages):
             messages = tuple(replace(message, seq=None) for message in messages)
         own = replace(op, messages=tuple(map(copied, messages)), metadata=copy_json(op.metadata))
-        await queue.accept(queue.log, op.session_id, own)
+        try:
+            await queue.accept(queue.log, op.session_id, own)
+        except BaseException:
+            if op.session_id not in queue.log.by_key:  # what was noted of it may never be so
+                queue.known.forget(op.session_id)
+            raise
         return list(messages)
 
     @property

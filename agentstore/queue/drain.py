@@ -7,16 +7,20 @@ what waits, hands it down as one batch, and comes back: while it is away the nex
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agentstore.errors import AgentstoreError, ClosedError, UnavailableError
 
+from .pending import MAX_GROUP
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from agentstore.protocol import Outcome
     from agentstore.telemetry.watch import Watch
@@ -29,14 +33,31 @@ _log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0  # seconds between tries while the backend is down
 
 
+@dataclass(slots=True)
+class Carried:
+    """What has become of a lane's part of a group.
+
+    Attributes:
+        lane: Whose.
+        entries: All of it.
+        done: Those that have left the queue; the others wait again.
+        stored: How many of these were stored.
+    """
+
+    lane: Lane
+    entries: list[Entry]
+    done: set[Entry] = field(default_factory=set)
+    stored: int = 0
+
+
 class Owner(Protocol):
     """Who wants to know what became of the writes; called on the private loop."""
 
     async def refused(self, entry: Entry, error: AgentstoreError) -> bool:
         """Put a write aside that the backend will never take; whether that was possible."""
 
-    def settled(self, lanes: Lanes, lane: Lane, done: set[Entry], *, stored: bool) -> None:
-        """Of a lane's group these have left the queue, the others wait again; whether any was stored."""
+    def settled(self, lanes: Lanes, group: Sequence[Carried], *, reached: bool) -> None:
+        """What has become of a group; whether the backend has taken all that it was handed."""
 
     def unreachable(self, error: AgentstoreError) -> None:
         """A try has failed; what it carried waits for the next."""
@@ -88,7 +109,8 @@ class Hand:
     def hurry(self) -> None:
         """Somebody waits: go without regard to the pace. From any thread."""
         if self._pace:
-            self._loop.call_soon_threadsafe(self._urgent.set)
+            with contextlib.suppress(RuntimeError):  # the private loop has ended, at the interpreter's end
+                self._loop.call_soon_threadsafe(self._urgent.set)
 
     def _wake(self) -> None:
         self._loop.call_soon_threadsafe(self._something.set)
@@ -102,8 +124,9 @@ class Hand:
                 self._something.clear()
                 continue
             start = time.monotonic()
-            await self._carry(group)
-            if self._pace and not self._failures:
+            await self._carry([Carried(lane, entries) for lane, entries in group])
+            is_full = sum(len(entries) for _, entries in group) >= MAX_GROUP
+            if self._pace and not self._failures and not is_full:
                 await self._until(start + self._pace)
 
     async def _until(self, moment: float) -> None:
@@ -114,25 +137,27 @@ class Hand:
             pass
         self._urgent.clear()
 
-    async def _carry(self, group: list[tuple[Lane, list[Entry]]]) -> None:
-        unsettled = [lane for lane, _ in group]
+    async def _carry(self, group: list[Carried]) -> None:
         failed: AgentstoreError | None = None
+        is_answered = False
+        entries = [entry for part in group for entry in part.entries if entry.refusal is None]
         try:
-            told = iter(await self._told([entry for _, entries in group for entry in entries]))
-            for lane, entries in group:
-                stored, refused, failure = await self._sorted(zip(entries, told, strict=False))
-                failed = failure or failed
-                self._tally.operations += len(stored)
-                unsettled.remove(lane)
-                self._owner.settled(self._lanes, lane, stored | refused, stored=bool(stored))
-        finally:  # a loop that ends: whatever has no outcome stays pending
-            for lane in unsettled:
-                self._owner.settled(self._lanes, lane, set(), stored=False)
+            told = dict(zip(entries, await self._told(entries), strict=True))
+            for part in group:
+                failed = await self._sort(part, told) or failed
+            is_answered = True
+        finally:  # on a loop that ends, whatever has no outcome stays pending
+            self._owner.settled(self._lanes, group, reached=is_answered and failed is None and bool(entries))
+        self._tally.operations += sum(part.stored for part in group)
         self._tally.groups += 1
-        if failed is None:
-            self._failures = 0
+        if failed is not None:
+            self._owner.unreachable(failed)
+        if failed is not None or any(
+            entry.refusal for part in group for entry in part.entries if entry not in part.done
+        ):
+            await self._pause()
         else:
-            await self._pause(failed)
+            self._failures = 0
 
     async def _told(self, entries: list[Entry]) -> Sequence[Outcome[Any]]:
         run = partial(outcomes, self._store, [entry.marked() for entry in entries])
@@ -142,24 +167,26 @@ class Hand:
             run, [entry.caller for entry in entries], sum(entry.op.size for entry in entries)
         )
 
-    async def _sorted(
-        self, answered: Iterable[tuple[Entry, Outcome[Any]]]
-    ) -> tuple[set[Entry], set[Entry], AgentstoreError | None]:
-        stored, refused = set(), set()
+    async def _sort(self, part: Carried, told: dict[Entry, Outcome[Any]]) -> AgentstoreError | None:
         failure: AgentstoreError | None = None
-        for entry, outcome in answered:
+        left: list[Entry] = []
+        for entry in part.entries:
+            outcome = entry.refusal or told[entry]
             if isinstance(outcome, (UnavailableError, ClosedError)):
                 failure = outcome
+                left.append(entry)
             elif not isinstance(outcome, AgentstoreError):
-                stored.add(entry)
+                part.done.add(entry)
+                part.stored += 1
+                for earlier in left:  # its mark is passed now, though it was not stored
+                    earlier.overtaken = True
             elif await self._owner.refused(entry, outcome):
-                refused.add(entry)
+                part.done.add(entry)
             else:
-                failure = outcome
-        return stored, refused, failure
+                entry.refusal = outcome
+        return failure
 
-    async def _pause(self, error: AgentstoreError) -> None:
-        self._owner.unreachable(error)
+    async def _pause(self) -> None:
         self._failures += 1
         longest = min(_FIRST_PAUSE * 2 ** min(self._failures, 10), _LONGEST_PAUSE)
         await asyncio.sleep(longest * (0.5 + random.random() / 2))  # noqa: S311  to draw processes apart
@@ -170,16 +197,27 @@ async def outcomes(
 ) -> list[Outcome[Any]]:
     """An outcome for each, whatever happens: an operation that upsets a whole batch is found by halving it."""
     try:
-        return list(await store(ops))
+        return list(await store(ops)) if ops else []
     except (UnavailableError, ClosedError) as error:
         return [error] * len(ops)
     except Exception as error:  # noqa: BLE001  it becomes the outcome of the operation that is to blame
-        if len(ops) > 1:
-            half = len(ops) // 2
-            return [*await outcomes(store, ops[:half]), *await outcomes(store, ops[half:])]
-        if isinstance(error, AgentstoreError):
-            return [error]
-        _log.exception("an accepted write cannot be stored")
-        ours = AgentstoreError(f"the write failed unexpectedly ({type(error).__name__}: {error})")
-        ours.__cause__ = error
-        return [ours]
+        return await _halves(store, ops) if len(ops) > 1 else [_blame(error)]
+
+
+async def _halves(
+    store: Callable[[Sequence[Any]], Awaitable[Sequence[Outcome[Any]]]], ops: Sequence[Deferrable]
+) -> list[Outcome[Any]]:
+    half = len(ops) // 2
+    first = await outcomes(store, ops[:half])
+    if isinstance(first[-1], (UnavailableError, ClosedError)):  # what comes later must not overtake it
+        return [*first, *[first[-1]] * (len(ops) - half)]
+    return [*first, *await outcomes(store, ops[half:])]
+
+
+def _blame(error: Exception) -> AgentstoreError:
+    if isinstance(error, AgentstoreError):
+        return error
+    _log.error("an accepted write cannot be stored", exc_info=error)
+    ours = AgentstoreError(f"the write failed unexpectedly ({type(error).__name__}: {error})")
+    ours.__cause__ = error
+    return ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ class Known:
         ttl: Its time to live.
         expires_at: When it becomes invisible, by this process's clock.
         whole: All of it is pending here: the backend has told that it holds nothing.
+        guessed: The backend could not tell: it holds until something has been stored.
     """
 
     there: bool
@@ -36,6 +38,11 @@ class Known:
     ttl: timedelta | None = None
     expires_at: datetime | None = None
     whole: bool = False
+    guessed: bool = False
+
+    def admits(self, user_id: str | None) -> bool:
+        """Whether that user may write to it."""
+        return not self.there or user_id is None or self.owner is None or self.owner == user_id
 
 
 class KnownSessions:
@@ -46,7 +53,7 @@ class KnownSessions:
         blind: Whether a session may be written whose head cannot be read; the backend will judge when it is back.
     """
 
-    def __init__(self, guard: threading.Lock, *, blind: bool) -> None:
+    def __init__(self, guard: threading.RLock, *, blind: bool) -> None:
         self._guard = guard
         self._blind = blind
         self._sessions: OrderedDict[str, Known] = OrderedDict()
@@ -58,27 +65,37 @@ class KnownSessions:
             AccessDeniedError: The session is somebody else's.
             UnavailableError: The head cannot be read, and nothing takes writes meanwhile.
         """
-        known = self._sessions.get(op.session_id)
-        if known is None or (known.expires_at is not None and not is_live(known.expires_at, utcnow())):
-            known = await self._read(op.session_id, head)
+        before = self._sessions.get(op.session_id)
+        known = before
+        if before is None or (before.expires_at is not None and not is_live(before.expires_at, utcnow())):
+            try:
+                known = await self._read(op.session_id, head)
+            except UnavailableError:
+                if not self._blind:
+                    raise
+                known = Known(there=False, guessed=True)
+        elif not before.admits(op.user_id):  # others may have removed it since, and begun it anew
+            with contextlib.suppress(UnavailableError):
+                known = await self._read(op.session_id, head)
         with self._guard:
-            known = self._sessions.setdefault(op.session_id, known)
-            self._note(op, known)
+            now = self._sessions.get(op.session_id)
+            if known is not None and (now is None or now is before):
+                now = self._put(op.session_id, known)
+            if now is not None:
+                self._note(op, now)
 
     async def _read(self, session_id: str, head: Callable[[Head], Awaitable[Session | None]]) -> Known:
-        try:
-            session = await head(Head(session_id, exact=True))  # by it is told whether all of it is here
-        except UnavailableError:
-            if not self._blind:
-                raise
-            return Known(there=False)
-        with self._guard:
-            self._sessions.pop(session_id, None)
-            while len(self._sessions) >= _KEPT:
-                self._sessions.popitem(last=False)
+        session = await head(Head(session_id, exact=True))  # by it is told whether all of it is here
         if session is None:
             return Known(there=False, whole=True)
         return Known(True, session.user_id, ttl_of(session), session.expires_at)  # noqa: FBT003  as the fields stand
+
+    def _put(self, session_id: str, known: Known) -> Known:
+        self._sessions.pop(session_id, None)
+        while len(self._sessions) >= _KEPT:
+            self._sessions.popitem(last=False)
+        self._sessions[session_id] = known
+        return known
 
     def _note(self, op: Append, known: Known) -> None:
         if known.there:
@@ -108,8 +125,11 @@ class KnownSessions:
     def stored(self, session_id: str) -> None:
         """The backend holds a part of it now."""
         known = self._sessions.get(session_id)
-        if known is not None:
-            known.whole = False
+        if known is None:
+            return
+        known.whole = False
+        if known.guessed:
+            self.forget(session_id)
 
     def forget(self, session_id: str) -> None:
         """It is not what it was: the next write reads its head again."""

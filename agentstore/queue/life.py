@@ -71,8 +71,9 @@ class Life:
         self._patient = patient
         self._opening: Future[None] | None = None
         self._later: asyncio.Task[None] | None = None
-        self._begun = self._ended = False
-        self._pid = os.getpid()
+        self._ending: Future[None] | None = None
+        self._begun = False
+        self._pid = 0
 
     # --- begin ---
 
@@ -85,9 +86,12 @@ class Life:
         """
         with self._queue.guard:
             if self._opening is None or (self._opening.done() and not self._begun and not self._patient):
+                if self._opening is None:
+                    self._pid = os.getpid()
+                    self._queue.scribe.renew()
                 before_loops_end(_close_all)
                 _living.add(self)
-                self._opening = _loop.portal().start_task_soon(self._open)
+                self._opening = _loop.start(self._open)
         await asyncio.shield(asyncio.wrap_future(self._opening))
 
     async def _open(self) -> None:
@@ -102,14 +106,15 @@ class Life:
             self._begin()
 
     async def _open_later(self) -> None:
-        while not self._begun:
+        while not self._begun and not self._queue.closed:
             await asyncio.sleep(_AGAIN)
             try:
                 await self._prepare()
-            except UnavailableError:
+            except UnavailableError as error:
+                self._queue.unreachable(error)
                 continue
             except AgentstoreError:
-                _log.exception("the store cannot be opened; %d accepted writes wait", len(self._queue.left()))
+                _log.exception("the store cannot be opened; %d accepted writes wait", self._queue.pending)
                 continue
             self._begin()
 
@@ -120,6 +125,8 @@ class Life:
 
     def _begin(self) -> None:
         queue = self._queue
+        if queue.closed:
+            return
         hand = partial(Hand, owner=queue, tally=self._tally, pace=self._pace, watch=queue.watch)
         kinds = ((queue.log, self._store.append), (queue.state, self._store.write_items))
         queue.hands = [hand(lanes, store) for lanes, store in kinds for _ in range(self._commits)]
@@ -133,11 +140,22 @@ class Life:
         Raises:
             UnavailableError: Something could be neither stored nor journalled.
         """
+        if self._is_ours():
+            await asyncio.shield(asyncio.wrap_future(self.end()))
+        else:
+            self._queue.close()
+
+    def _is_ours(self) -> bool:
+        """Whether there is anything to end: it was opened, and in this process."""
+        return self._opening is not None and self._pid == os.getpid()
+
+    def end(self) -> Future[None]:
+        """Begin to close, once for all who ask, on the private loop; waits for nothing."""
         self._queue.close()
-        if self._ended or self._opening is None or self._pid != os.getpid():
-            return
-        self._ended = True
-        await asyncio.shield(asyncio.wrap_future(_loop.portal().start_task_soon(self._end)))
+        with self._queue.guard:
+            if self._ending is None:
+                self._ending = _loop.start(self._end)
+            return self._ending
 
     async def _end(self) -> None:
         queue = self._queue
@@ -149,32 +167,29 @@ class Life:
         _living.discard(self)
         await asyncio.wrap_future(io.submit(queue.spill))
 
-    def close_blocking(self) -> None:
-        """`aclose`, for the interpreter's end."""
-        _loop.portal().call(self._end_quietly)
-
     def abandon(self, then: Callable[[], None]) -> None:
         """The Database was dropped: store what is pending, then call `then`; waits for nothing."""
-        if self._ended or self._opening is None or self._pid != os.getpid():
+        if not self._is_ours():
             then()
             return
-        _loop.portal().start_task_soon(self._end_quietly, then)
 
-    async def _end_quietly(self, then: Callable[[], None] = lambda: None) -> None:
-        self._queue.close()
-        if not self._ended:
-            self._ended = True
-            try:
-                await self._end()
-            except AgentstoreError:
-                _log.critical("accepted writes are lost", exc_info=True)
-        then()
+        def ended(ending: Future[None]) -> None:
+            _tell(ending)
+            then()
+
+        self.end().add_done_callback(ended)
 
 
 _living: weakref.WeakSet[Life] = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    for life in list(_living):
-        if life._pid == os.getpid():  # noqa: SLF001  its own module
-            life.close_blocking()
+    """Close whatever nobody has closed, or is still being closed, at the interpreter's end."""
+    for ending in [life.end() for life in list(_living) if life._is_ours()]:  # noqa: SLF001  its own module
+        _tell(ending)
+
+
+def _tell(ending: Future[None]) -> None:
+    """Wait for an end that nobody else asks about; say so if it failed."""
+    if (error := ending.exception()) is not None:
+        _log.critical("accepted writes may be lost", exc_info=error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
 from agentstore.concurrency import DaemonExecutor
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from agentstore.errors import AgentstoreError
     from agentstore.telemetry import Caller
 
 Deferrable: TypeAlias = Append | SetItems
@@ -33,6 +35,7 @@ if hasattr(os, "register_at_fork"):
 
 MAX_GROUP = 1000  # writes in a group
 MAX_GROUP_BYTES = 16 * 2**20
+_LEAST_TTL = timedelta(milliseconds=1)
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +49,8 @@ class Entry:
         journalled: Whether it stands in this queue's journal.
         handed: It was handed to the backend once, so that it may be stored whatever we have heard.
         dead: A later write of the same keys has made it pointless before it was handed to the backend.
+        overtaken: A later write of its lane was stored although this one was not.
+        refusal: What the backend said, as long as the write could not be put aside.
         accepted_at: When.
         serial: Its place among all that is pending; rises in the order in which writes were accepted.
     """
@@ -56,16 +61,25 @@ class Entry:
     journalled: bool = False
     handed: bool = False
     dead: bool = False
+    overtaken: bool = False
+    refusal: AgentstoreError | None = None
     accepted_at: datetime = field(default_factory=utcnow)
     serial: int = 0
 
     def marked(self) -> Deferrable:
-        """What goes to the backend."""
-        return replace(self.op, mark=self.mark)
+        """What goes to the backend now."""
+        # By its mark one that was overtaken would pass for stored.
+        return replace(self._aged(), mark=None if self.overtaken else self.mark)
 
     def payload(self) -> bytes:
         """What goes into a journal."""
-        return encode(self.op)
+        return encode(self._aged())
+
+    def _aged(self) -> Deferrable:
+        """The write with the time to live that is left: a key that has expired here must not be visible again."""
+        if not isinstance(self.op, SetItems) or not isinstance(self.op.ttl, timedelta):
+            return self.op
+        return replace(self.op, ttl=max(self.accepted_at + self.op.ttl - utcnow(), _LEAST_TTL))
 
     @property
     def weight(self) -> int:
@@ -141,7 +155,7 @@ class Lanes:
         guard: Held by whoever calls anything here.
     """
 
-    def __init__(self, guard: threading.Lock) -> None:
+    def __init__(self, guard: threading.RLock) -> None:
         self.guard = guard
         self.by_key: dict[str, Lane] = {}
         self._ready: deque[Lane] = deque()  # something waits in them, and nothing is in flight

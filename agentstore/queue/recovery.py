@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from agentstore.protocol import Append, Mark
 
 from .drain import outcomes
 from .journal import decode
-from .pending import Entry, io
+from .pending import MAX_GROUP_BYTES, Entry, io
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +86,12 @@ async def _replay(store: Backend, folder: Folder, leftover: Leftover) -> int:
 
 
 def _next(records: Iterator[Record]) -> list[Record]:
-    return list(itertools.islice(records, _CHUNK))
+    chunk: list[Record] = []
+    size = 0
+    while len(chunk) < _CHUNK and size < MAX_GROUP_BYTES and (record := next(records, None)) is not None:
+        chunk.append(record)
+        size += len(record.payload)
+    return chunk
 
 
 async def _entry(folder: Folder, leftover: Leftover, record: Record) -> Entry | None:

@@ -31,7 +31,7 @@ class Waiters:
         deadline: Seconds that anybody waits at most.
     """
 
-    def __init__(self, guard: threading.Lock, deadline: float) -> None:
+    def __init__(self, guard: threading.RLock, deadline: float) -> None:
         self._guard = guard
         self._deadline = deadline
         self._waiting: list[_Waiter] = []

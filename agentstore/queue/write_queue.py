@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import math
-import secrets
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from agentstore.concurrency import uncancelled
-from agentstore.errors import AgentstoreError, ClosedError, QueueFullError, UnavailableError
-from agentstore.protocol import Append, Mark
+from agentstore.errors import AgentstoreError, ClosedError, UnavailableError
+from agentstore.protocol import Append
 
-from .journal import Record, encode
 from .known import KnownSessions
-from .pending import Deferrable, Entry, Lane, Lanes, io, weight
+from .pending import Deferrable, Entry, Lanes, weight
 from .recovery import put_aside
+from .scribe import Scribe, Turn
 from .waiters import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from agentstore.options import QueueOptions
     from agentstore.stats import Events
@@ -31,19 +28,20 @@ if TYPE_CHECKING:
     from agentstore.telemetry.watch import Watch
 
     from .bounds import Bounds
-    from .drain import Hand
-    from .journal import Folder, Journal
+    from .drain import Carried, Hand
+    from .journal import Folder
 
 _log = logging.getLogger(__name__)
 
-_ROOM_EVERY = 0.02  # seconds; a journal gives room back on its own thread, and tells nobody
+_TOLD = 100  # refusals that a flush tells of, for nobody may ever call it
 
 
 class WriteQueue:
     """Accepted writes, their order, and who waits for them. Used from any thread and loop.
 
     Attributes:
-        id: The queue's, in its marks and its journal.
+        guard: Held for a few instructions only, never across an await. (One that its thread may take again: a coroutine
+            of a loop that was closed may be collected under it, and ends what it was about.)
         log, state: The lanes of sessions and of namespaces.
         known: The sessions that were written.
         down: The backend could not be reached at the last try.
@@ -74,22 +72,20 @@ class WriteQueue:
         journal: str | None,
         blind: bool,
     ) -> None:
-        self.id = secrets.token_hex(8)
-        self.guard = threading.Lock()  # held for a few instructions only, never across an await
+        self.guard = threading.RLock()
         self.log, self.state = Lanes(self.guard), Lanes(self.guard)
         self.known = KnownSessions(self.guard, blind=blind)
+        self.scribe = Scribe(self, self.guard, folder, options)
         self.bounds = bounds
         self.down = False
         self.closed = False
         self.hands: list[Hand] = []
-        self.watch: Watch | None = None
-        self.journal: Journal[_Turn | Entry] | None = None
         self.events = events
+        self.watch: Watch | None = None
         self._folder = folder
-        self._options = options
         self._name = name
         self._journals = journal
-        self._position = self._serial = 0
+        self._serial = 0
         self._outstanding: OrderedDict[Entry, None] = OrderedDict()
         self._waiters = Waiters(self.guard, deadline)
         self._refusals: list[AgentstoreError] = []
@@ -108,109 +104,55 @@ class WriteQueue:
         if not self.bounds.enter_at_once(count, op.size):
             self._hurry()
             await self.bounds.enter(count, op.size)
-        caller = None if self.watch is None else self.watch.caller()
-        if self._journals == "always" or (self._journals == "down" and self.down):
-            await self._accept_in_journal(lanes, key, op, caller)
-            return
-        with self.guard:
-            if not self.closed:
-                self._position += 1
-                wake = self._enter(lanes, key, Entry(op, Mark(self.id, self._position), caller))
-        if self.closed:
+        try:
+            caller = None if self.watch is None else self.watch.caller()
+            turn = None
+            if self._journals == "always" or not self._accept_in_memory(lanes, key, op, caller):
+                turn = await self.scribe.hand_in(lanes, key, op, caller)
+        except BaseException:
             self.bounds.leave(count, op.size)
-            raise ClosedError
-        _call(wake)
+            raise
+        if turn is not None:
+            await uncancelled(turn.future)
         if self.down:
             self.events.count("fallbacks")
 
-    async def _accept_in_journal(self, lanes: Lanes, key: str, op: Deferrable, caller: Caller) -> None:
-        try:
-            payload = encode(op)
-            journal = self.journal
-            if journal is None:
-                journal = await asyncio.wrap_future(io.submit(self.begin_journal))
-            if not journal.has_room(len(payload)):
-                await self._room(journal, len(payload))
-            turn = _Turn(lanes, key, asyncio.get_running_loop().create_future())
-            with self.guard:
-                self._journal_the_others(journal)
-                self._position += 1
-                turn.entry = Entry(op, Mark(self.id, self._position), caller, journalled=True)
-                journal.write(payload, turn, self._position)  # once closed it refuses
-        except BaseException:
-            self.bounds.leave(weight(op), op.size)
-            raise
-        await uncancelled(turn.future)
+    def _accept_in_memory(self, lanes: Lanes, key: str, op: Deferrable, caller: Caller) -> bool:
+        """Whether that is where it is to be accepted now."""
+        with self.guard:
+            if self.closed:
+                raise ClosedError
+            if self._journals == "down" and (self.down or self.scribe.busy):
+                return False
+            entry = Entry(op, self.scribe.mark(), caller)
+            if self._journals == "down":
+                self.scribe.behind[entry] = None
+            self._enter(lanes, key, entry)
+            return True
 
-    def begin_journal(self) -> Journal[_Turn | Entry]:
-        """The journal, begun if there is none; blocking, on `io`."""
-        if self.journal is None:
-            if self._folder is None:
-                raise TypeError("a store that ends with this process has no journal")
-            self.journal = self._folder.create(self.id, self._options.journal_max_bytes, self._synced)
-        return self.journal
+    def accepted(self, turns: Sequence[Turn]) -> None:
+        """These stand in the journal; the guard is held."""
+        for turn in turns:
+            self._enter(turn.lanes, turn.key, turn.entry)
 
-    def _journal_the_others(self, journal: Journal[_Turn | Entry]) -> None:
-        """Write down what was accepted before in memory, for the journal is to be read in order."""
-        for entry in self._outstanding:
-            if not entry.journalled:
-                entry.journalled = True
-                journal.write(entry.payload(), entry, entry.mark.position)
+    def missed(self, turns: Sequence[Turn]) -> None:
+        """These could not be journalled, and are not accepted."""
+        for turn in turns:
+            self.bounds.leave(turn.entry.weight, turn.entry.op.size)
 
-    async def _room(self, journal: Journal[_Turn | Entry], size: int) -> None:
-        try:
-            async with asyncio.timeout(self._options.timeout):
-                while not journal.has_room(size):  # noqa: ASYNC110  it has no event: see _ROOM_EVERY
-                    await asyncio.sleep(_ROOM_EVERY)
-        except TimeoutError as error:
-            raise QueueFullError(
-                f"the journal {journal.path} stayed full for {self._options.timeout} s: {journal.size:,} bytes",
-                hint="Is the backend well? Else raise QueueOptions.journal_max_bytes",
-            ) from error
-
-    def _synced(self, turns: Sequence[_Turn | Entry], error: OSError | None) -> None:
-        """What the journal's thread tells of a group."""
-        mine = [turn for turn in turns if isinstance(turn, _Turn)]
-        wakes: list[Callable[[], None] | None] = []
-        if error is None:
-            with self.guard:
-                wakes = [self._enter(turn.lanes, turn.key, turn.entry) for turn in mine]
-        else:
-            for turn in turns:
-                if isinstance(turn, Entry):
-                    turn.journalled = False
-                else:
-                    self.bounds.leave(turn.entry.weight, turn.entry.op.size)
-        for wake in wakes:
-            _call(wake)
-        if self.down:
-            self.events.count("fallbacks", len(wakes))
-        where = self.journal.path if self.journal else ""
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Turn]] = {}
-        for turn in mine:
-            by_loop.setdefault(turn.future.get_loop(), []).append(turn)
-        for loop, theirs in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # the caller's loop was closed: nobody waits any more
-                loop.call_soon_threadsafe(_tell, theirs, error, where)
-
-    def _enter(self, lanes: Lanes, key: str, entry: Entry) -> Callable[[], None] | None:
+    def _enter(self, lanes: Lanes, key: str, entry: Entry) -> None:
         self._serial += 1
         entry.serial = self._serial
         self._outstanding[entry] = None
         wake, dead = lanes.add(key, entry)
-        if dead:
-            self._gone(dead)
-        return wake
+        self._gone(dead)
+        _call(wake)
 
     def _gone(self, entries: Iterable[Entry]) -> None:
-        positions = []
         for entry in entries:
             self._outstanding.pop(entry, None)
             self.bounds.leave(entry.weight, entry.op.size)
-            if entry.journalled:
-                positions.append(entry.mark.position)
-        if positions and self.journal is not None:
-            self.journal.settle(positions)
+        self.scribe.settle(entries)
 
     # --- waiting for them ---
 
@@ -277,25 +219,27 @@ class WriteQueue:
             _log.critical("a refused write cannot be put aside, and is tried again: %s", failure)
             return False
         with self.guard:
-            self._refusals.append(error)
+            if len(self._refusals) < _TOLD:
+                self._refusals.append(error)
             if isinstance(entry.op, Append):
                 self.known.forget(entry.op.session_id)
         self.events.count("rejected")
         return True
 
-    def settled(self, lanes: Lanes, lane: Lane, done: set[Entry], *, stored: bool) -> None:
-        """Of a lane's group these have left the queue, the others wait again."""
+    def settled(self, lanes: Lanes, group: Sequence[Carried], *, reached: bool) -> None:
+        """What has become of a group; whether the backend has taken all that it was handed."""
         with self.guard:
-            wake = lanes.settle(lane, done)
-            self._gone(done)
-            if stored:
-                if lanes is self.log:
-                    self.known.stored(lane.key)
-                if self.down:
-                    self.down = False
-                    _log.info("%s is back: %d accepted writes are being stored", self._name, len(self._outstanding))
+            if reached and self.down:
+                self.down = False
+                left = len(self._outstanding) - sum(len(carried.done) for carried in group)
+                _log.info("%s is back: %d accepted writes are still to be stored", self._name, left)
+            for carried in group:
+                wake = lanes.settle(carried.lane, carried.done)
+                self._gone(carried.done)
+                if carried.stored and lanes is self.log:
+                    self.known.stored(carried.lane.key)
+                _call(wake)
             self._waiters.look()
-        _call(wake)
 
     def unreachable(self, error: AgentstoreError) -> None:
         """A try has failed; what it carried waits for the next."""
@@ -313,15 +257,20 @@ class WriteQueue:
         with self.guard:
             self.closed = True
 
-    @property
-    def pending(self) -> int:
-        """How many writes are accepted and not stored."""
-        return len(self._outstanding)
-
     def left(self) -> list[Entry]:
         """What is pending, in order."""
         with self.guard:
             return list(self._outstanding)
+
+    @property
+    def pending(self) -> int:
+        """How many writes are."""
+        return len(self._outstanding)
+
+    @property
+    def journal_bytes(self) -> int:
+        """Of the journal on the disk."""
+        return self.scribe.journal.size if self.scribe.journal is not None else 0
 
     def spill(self) -> None:
         """See that what is left stands in the journal, and close it; blocking, on `io`.
@@ -329,50 +278,13 @@ class WriteQueue:
         Raises:
             UnavailableError: It can neither be stored nor journalled.
         """
-        left = self.left()
-        path: Path | None = None
-        if self.journal is not None:
-            with self.guard:
-                self._journal_the_others(self.journal)
-            self.journal.wait()
-            path = self.journal.close()
-            if not all(entry.journalled for entry in left):
-                raise UnavailableError(f"{len(left)} accepted writes are lost: the journal {path} cannot be written")
-        elif left and self._folder is not None:
-            path = self._folder.keep(self.id, [Record(entry.mark.position, entry.payload()) for entry in left])
+        path = self.scribe.spill()
         if path is not None:
             _log.warning(
                 "%d accepted writes are not stored yet: they are kept in %s, for whoever opens the store next",
-                len(left),
+                self.pending,
                 path,
             )
-
-
-class _Turn:
-    """A caller who waits for the journal."""
-
-    __slots__ = ("entry", "future", "key", "lanes")
-
-    def __init__(self, lanes: Lanes, key: str, future: asyncio.Future[None]) -> None:
-        self.lanes = lanes
-        self.key = key
-        self.future = future
-        self.entry: Entry
-
-
-def _tell(turns: list[_Turn], error: OSError | None, where: object) -> None:
-    for turn in turns:
-        if turn.future.done():
-            continue
-        if error is None:
-            turn.future.set_result(None)
-            continue
-        ours = UnavailableError(
-            f"the journal {where} cannot be written: {error}",
-            hint="The write was not accepted. Make room, or choose another folder with QueueOptions.journal_dir",
-        )
-        ours.__cause__ = error
-        turn.future.set_exception(ours)
 
 
 def _call(wake: Callable[[], None] | None) -> None:

@@ -154,7 +154,7 @@ class DeferredContract(Contract):
         queue = database._stacks.sides[0].queue  # noqa: SLF001  its name is in the marks
         assert queue is not None
         folder = Folder(tmp_path / "journals", StoreURL.parse(database_url))
-        folder.keep(queue.id, [Record(place, encode(op)) for place, op in enumerate(ops, 1)])
+        folder.keep(queue.scribe.id, [Record(place, encode(op)) for place, op in enumerate(ops, 1)])
         for replayed in (8, 0):
             async with opened("commit") as fresh:
                 assert fresh.stats().queue.replayed == replayed

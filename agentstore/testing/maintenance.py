@@ -9,7 +9,7 @@ from agentstore.checks import MAX_BYTES
 from agentstore.drivers import registry
 from agentstore.errors import ConflictError, MessageTooLargeError
 from agentstore.options import PoolOptions
-from agentstore.protocol import KEEP, Append, DeleteKeys, GetItems, Head, SetItems
+from agentstore.protocol import KEEP, Append, DeleteKeys, GetItems, Head, Mark, SetItems
 from agentstore.url import StoreURL
 
 from .common import TTL, eventually
@@ -39,7 +39,8 @@ class MaintenanceContract(StoreFixture):
             await store.write_items([SetItems(name, {"a": 1, "b": 2})])
         expected = sorted(names)
         assert await store.namespaces() == expected
-        for limit in (1, 7, len(names)):
+        assert await store.namespaces(limit=1) == expected[:1]
+        for limit in (7, len(names) - 1, len(names)):
             found: list[str] = []
             after = None
             while page := await store.namespaces(after, limit):
@@ -47,10 +48,12 @@ class MaintenanceContract(StoreFixture):
                 found += page
                 after = page[-1]
             assert found == expected
-        assert await store.namespaces("a") == [name for name in expected if name > "a"]
+        for after in (*names[::9], "aa", "a:a:a", "x" * 100, "😀" * 2, "\U0010ffff" * 2):
+            assert await store.namespaces(after) == [name for name in expected if name > after]
 
     async def test_a_namespace_without_keys_is_none(self, store: Backend) -> None:
-        await store.write_items([SetItems("gone", {"a": 1}), SetItems("here", {"a": 1, "b": 1})])
+        gone = SetItems("gone", {"a": 1}, mark=Mark("q", 1))  # what stays of it is no key
+        await store.write_items([gone, SetItems("here", {"a": 1, "b": 1})])
         await store.write_items([DeleteKeys("gone", ("a",)), DeleteKeys("here", ("a",))])
         assert await store.namespaces() == ["here"]
 

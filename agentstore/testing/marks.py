@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from agentstore.protocol import Backend
     from agentstore.records import Message, Session
+
+
+_ROUNDS, _WRITERS = 10, 4
 
 
 class StoreFixture(Contract):
@@ -245,6 +249,22 @@ class FindContract(StoreFixture):
         (again,) = await _append(store, Append("s", (messages[1], say("four"))))
         assert again[0] == expected
         assert await _said(store) == ["one", ["TWO"], "three", "four"]
+
+    async def test_what_is_rewritten_meanwhile_stays_so(self, store: Backend) -> None:
+        async def rewrite(name: str) -> None:
+            done = False
+            while not done:
+                head = await _head(store)
+                done = await store.rewrite(replace(head, title=name, metadata={**head.metadata, "m": name}), [])
+
+        await _append(store, Append("s", (say(),)))
+        for number in range(_ROUNDS):
+            name = f"new {number}"
+            writes = [_append(store, Append("s", (say(),), metadata={f"{n}": number})) for n in range(_WRITERS)]
+            await asyncio.gather(*writes, rewrite(name))
+            head = await _head(store)
+            assert (head.title, head.metadata) == (name, {"m": name, **{f"{n}": number for n in range(_WRITERS)}})
+            assert head.message_count == 1 + _WRITERS * (number + 1)
 
     async def test_a_session_that_has_changed_is_not_rewritten(self, store: Backend) -> None:
         (stored,) = await _append(store, Append("s", (say("one"), say("two"))))

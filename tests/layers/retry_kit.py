@@ -13,7 +13,7 @@ from agentstore.url import StoreURL
 
 CALLS = (
     *("aopen", "ping", "examine", "append", "read", "heads", "list_sessions", "pop", "clear", "update", "delete"),
-    *("restore", "purge_sessions", "get_items", "write_items", "scan", "purge_state", "find", "rewrite"),
+    *("restore", "purge_sessions", "get_items", "write_items", "scan", "namespaces", "purge_state", "find", "rewrite"),
 )
 
 

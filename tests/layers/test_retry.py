@@ -42,6 +42,7 @@ ARGUMENTS = {
     "read": ([Read("s")],),
     "heads": ([Head("s")],),
     "find": ([Find("s", ids=("m",))],),
+    "namespaces": ("a", 10),
     "rewrite": (Session("s", created_at=utcnow(), updated_at=utcnow()), ()),
     "list_sessions": (Listing(),),
     "pop": ("s", 1),

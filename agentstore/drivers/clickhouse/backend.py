@@ -154,6 +154,9 @@ class ClickHouseBackend:
     async def scan(self, scan: Scan) -> list[StateItem]:
         return await self._read(lambda link: state.scan(link, scan))
 
+    async def namespaces(self, after: str | None = None, limit: int = 1000) -> list[str]:
+        return await self._read(lambda link: state.namespaces(link, after, limit))
+
     async def purge_state(self) -> int:
         return await self._portions(_state, await self._read(state.expired), state.purge, state.PURGED)
 

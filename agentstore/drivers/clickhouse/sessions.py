@@ -128,7 +128,11 @@ async def restore(link: Link, writer: Writer, session: Session, messages: Sequen
 
 
 async def rewrite(link: Link, writer: Writer, session: Session, messages: Sequence[Message]) -> bool:
-    """Replace the head and the messages, also those that two processes stored at once."""
+    """Replace the head and the messages, also those that two processes stored at once.
+
+    What another process has read before, and inserts afterwards, puts its head above this one, with title and metadata
+    as they were: nothing here could stop it. Who rewrites looks afterwards, and does it again.
+    """
     known = await _load(link, writer, session.id)
     there = known.session
     if there is None or there.updated_at != session.updated_at:

@@ -82,6 +82,16 @@ def _range(op: Scan, after: str | None) -> Iterator[str]:
             yield condition + literal(bound)
 
 
+async def namespaces(link: Link, after: str | None, limit: int) -> list[str]:
+    """Those of which a key counts. The server looks at all keys behind `after`, once for each call."""
+    behind = "" if after is None else f" AND namespace > {literal(after)}"
+    found = await link.select(
+        f"SELECT DISTINCT namespace FROM (SELECT namespace, key FROM agentstore_state WHERE key >= {literal(_FIRST)}"
+        f"{behind} GROUP BY namespace, key HAVING argMax(deleted, version) = 0) ORDER BY namespace LIMIT {limit}"
+    )
+    return [row[0] for row in found]
+
+
 async def write_items(link: Link, writer: Writer, batch: Sequence[StateOp]) -> list[Outcome[int]]:
     """Plan against what is there, then insert one block; nobody else of this process writes the state meanwhile."""
     blind = all(isinstance(op, (SetItems, DeleteKeys)) for op in batch)

@@ -120,6 +120,9 @@ class JSONBackend:
     async def scan(self, scan: Scan) -> list[StateItem]:
         return await self._read(self._state.scan, scan)
 
+    async def namespaces(self, after: str | None = None, limit: int = 1000) -> list[str]:
+        return await self._read(self._state.namespaces, after, limit)
+
     async def purge_state(self) -> int:
         return await self._write(self._state.purge)
 

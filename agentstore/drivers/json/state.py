@@ -68,6 +68,15 @@ class State:
 
         return self._logs.answer(self._folder.reading(), scan.namespace, ask)
 
+    def namespaces(self, after: str | None, limit: int) -> list[str]:
+        condition, values = ("", ()) if after is None else ("id > ? AND ", (after,))
+        rows = self._folder.reading().execute(
+            f"SELECT id FROM namespaces AS n WHERE {condition}EXISTS (SELECT 1 FROM items WHERE ref = n.ref)"  # noqa: S608  constants
+            " ORDER BY id LIMIT ?",
+            (*values, min(limit, _MOST)),
+        )
+        return [name for (name,) in rows]
+
     # --- writing ---
 
     def write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:

@@ -168,6 +168,9 @@ class MongoDBBackend:
 
         return await self._read(run)
 
+    async def namespaces(self, after: str | None = None, limit: int = 1000) -> list[str]:
+        return await self._read(lambda tables: items.namespaces(tables, after, limit))
+
     async def purge_state(self) -> int:
         async def run(tables: Tables) -> int:
             return await state.purge(tables, await self._clock.now(tables))

@@ -6,6 +6,7 @@ of the keys' bytes, which is that of their codepoints. A document without a valu
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from agentstore import codec, rules
@@ -78,6 +79,48 @@ async def scan(tables: Tables, now: datetime, op: Scan) -> list[StateItem]:
         batch_size=min(op.limit + 1, _LONGEST_BATCH) if op.limit else 0,
     )
     return [item(document) for document in await cursor.to_list(None)]
+
+
+async def namespaces(tables: Tables, after: str | None, limit: int) -> list[str]:
+    """The next name again and again, each found by the index of ``_id``: their keys are not walked through.
+
+    Within one length they have the order of their documents; so the next of each length is known, and the least taken.
+    """
+    following = [name for length in await _lengths(tables) if (name := await _next(tables, length, after)) is not None]
+    heapify(following)
+    found: list[str] = []
+    while following and len(found) < limit:
+        found.append(following[0])
+        name = await _next(tables, len(found[-1]), found[-1])
+        if name is None:
+            heappop(following)
+        else:
+            heapreplace(following, name)
+    return found
+
+
+async def _lengths(tables: Tables) -> list[int]:
+    """How long the namespaces are of which there are documents."""
+    lengths: list[int] = []
+    low = ""
+    while name := await _first(tables, {"_id": {"$gte": low}}):
+        lengths.append(len(name[0]))
+        low = f"{lengths[-1]};"
+    return lengths
+
+
+async def _next(tables: Tables, length: int, after: str | None) -> str | None:
+    """The first namespace of this length that has keys and comes after another one of any length."""
+    low = f"{length}:{after or ''}"
+    if after is not None and len(after) >= length:
+        low = f"{length}:{after[:length]};"  # of this length, what it begins with does not come after it
+    found = await _first(tables, {"_id": {"$gte": low, "$lt": f"{length};"}, "value": {"$exists": True}})
+    return None if found is None else found[0]
+
+
+async def _first(tables: Tables, query: Document) -> tuple[str, str] | None:
+    found = await tables.state.find(query, {"_id": 1}, sort=[("_id", 1)], limit=1).to_list(None)
+    return named(found[0]["_id"]) if found else None
 
 
 async def load(tables: Tables, names: Sequence[str]) -> dict[str, Document]:

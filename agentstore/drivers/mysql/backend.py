@@ -192,6 +192,9 @@ class MySQLBackend:
     async def scan(self, scan: Scan) -> list[StateItem]:
         return await self._at_once(lambda wire: state.scan(wire, scan))
 
+    async def namespaces(self, after: str | None = None, limit: int = 1000) -> list[str]:
+        return await self._at_once(lambda wire: state.namespaces(wire, after, limit))
+
     async def purge_state(self) -> int:
         return await self._portions(state.expired, state.purge)
 

@@ -72,6 +72,17 @@ async def scan(wire: Wire, op: Scan) -> list[StateItem]:
     return [item_of(row) for row in found]
 
 
+async def namespaces(wire: Wire, after: str | None, limit: int) -> list[str]:
+    """Whoever has written to a namespace has made its floor; which of them have keys shows by the primary key."""
+    behind = "" if after is None else f"f.namespace > {literal(after)} AND "
+    (found,) = await wire.send(
+        f"SELECT f.namespace FROM agentstore_state_floors AS f FORCE INDEX (PRIMARY) WHERE {behind}"
+        "(SELECT 1 FROM agentstore_state AS s FORCE INDEX (PRIMARY) WHERE s.namespace = f.namespace LIMIT 1)"
+        f" IS NOT NULL ORDER BY f.namespace LIMIT {sql.bounded(limit)}"
+    )
+    return [row[0] for row in found]
+
+
 async def write_items(wire: Wire, batch: Sequence[StateOp]) -> list[Outcome[int]]:
     """Plan against what is there, then write what the plan says."""
     blind = all(isinstance(op, (SetItems, DeleteKeys)) for op in batch)

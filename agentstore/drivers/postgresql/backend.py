@@ -162,6 +162,9 @@ class PostgreSQLBackend:
     async def scan(self, scan: Scan) -> list[StateItem]:
         return await self._read(lambda connection: self._state.scan(connection, scan))
 
+    async def namespaces(self, after: str | None = None, limit: int = 1000) -> list[str]:
+        return await self._read(lambda connection: self._state.namespaces(connection, after, limit))
+
     async def purge_state(self) -> int:
         return await self._write(self._state.purge)
 

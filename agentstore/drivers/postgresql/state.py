@@ -90,6 +90,14 @@ class State:
         found = await connection.fetch(sql, *values, None if op.limit is None else bounded(op.limit))
         return [rows.state_item(*row) for row in found]
 
+    async def namespaces(self, connection: asyncpg.Connection, after: str | None, limit: int) -> list[str]:
+        """The next name again and again, each found by the primary key: their keys are not walked through."""
+        if after is None:
+            found = await connection.fetch(self._sql.namespaces, bounded(limit))
+        else:
+            found = await connection.fetch(self._sql.namespaces_after, bounded(limit), after)
+        return [row[0] for row in found]
+
     async def purge(self, connection: asyncpg.Connection) -> int:
         """Remove expired items, some at a time, their versions staying used."""
         purged, last = 0, ("", "")

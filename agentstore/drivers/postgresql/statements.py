@@ -164,6 +164,7 @@ class StateStatements:
             nothing was written. No value means to remove the key, no former version that it must not be there, no
             marks that others may have changed them.
         expired: ``(namespace, key, limit)``: those behind this one: namespace, key, version.
+        namespaces, namespaces_after: ``(limit)`` and ``(limit, namespace)``: those that have items, in order.
     """
 
     def __init__(self, schema: str) -> None:
@@ -231,6 +232,18 @@ SELECT namespace FROM lost"""
         self.expired = (
             f"SELECT namespace, key, version FROM {items} WHERE (namespace, key) > ($1, $2) AND expires_at <= {_NOW}"
             " ORDER BY namespace, key LIMIT $3"
+        )
+        self.namespaces, self.namespaces_after = self._namespaces("true"), self._namespaces("namespace > $2")
+
+    def _namespaces(self, condition: str) -> str:
+        """The first under a condition, then the next after each: the loose index scan that PostgreSQL lacks."""
+        return (
+            f"WITH RECURSIVE found AS ((SELECT namespace, 1::bigint AS place FROM {self._items} WHERE {condition}"
+            " ORDER BY namespace LIMIT 1)"
+            " UNION ALL SELECT n.namespace, place + 1 FROM found"
+            f" CROSS JOIN LATERAL (SELECT namespace FROM {self._items}"
+            " WHERE namespace > found.namespace ORDER BY namespace LIMIT 1) AS n WHERE place < $1)"
+            " SELECT namespace FROM found WHERE place <= $1 ORDER BY place"
         )
 
     def scan(self, conditions: str, order: str, limit: int) -> str:

@@ -9,7 +9,7 @@ from agentstore.concurrency import uncancelled
 from agentstore.errors import ClosedError
 from agentstore.pool import Pools
 
-from . import appends, conversations, examination, following, listings, opening, state
+from . import appends, conversations, examination, following, listings, namespaces, opening, state
 from .client import Client, Command
 from .wire import Wire
 
@@ -128,6 +128,10 @@ class RedisBackend:
     async def scan(self, scan: Scan) -> list[StateItem]:
         self._check_open()
         return await state.scan(self._wire, scan)
+
+    async def namespaces(self, after: str | None = None, limit: int = 1000) -> list[str]:
+        self._check_open()
+        return await namespaces.namespaces(self._wire, after, limit)
 
     async def purge_state(self) -> int:
         return await self._write(state.purge(self._wire))

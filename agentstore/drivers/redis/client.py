@@ -17,6 +17,7 @@ from redis.exceptions import (
     MovedError,
     NoScriptError,
     ReadOnlyError,
+    ResponseError,
     TryAgainError,
 )
 
@@ -27,14 +28,16 @@ from .scripts import SOURCES
 from .topology import topology
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from agentstore.options import PoolOptions
 
+    from .link import Link
     from .place import Place
 
 _PAUSE = 0.03  # seconds before a server is asked again that could not do it yet
 _AT_ONCE = 2  # further attempts without a pause: one finds out where to, one gets there
+_SEARCHED = 1000  # keys that a server looks at in one go
 _NOT_YET = (BusyLoadingError, ClusterDownError, MasterDownError, TryAgainError)
 _ASKING = pack(("ASKING",))
 
@@ -65,6 +68,7 @@ class Client:
     def __init__(self, place: Place, options: PoolOptions) -> None:
         self._text = place.text
         self._options = options
+        self._searches = 2 if place.mode == "cluster" else 1
         self._topology = topology(place)
         self._links = Links(place, options)
         self._learning: asyncio.Task[None] | None = None
@@ -135,6 +139,37 @@ class Client:
             answer = answers[0]
             found.append((str(address), self._told(answer) if isinstance(answer, Exception) else answer))
         return found
+
+    async def search(self, pattern: str, take: Callable[[list[bytes]], None]) -> None:
+        """Hand over, page by page, every key like `pattern` that is there all the while; some of them twice.
+
+        A cluster is searched twice: a key may go from a server whose turn is yet to come to one that had its turn.
+
+        Raises:
+            AgentstoreError: A server has not answered, or another has taken its place meanwhile.
+        """
+        try:
+            for _ in range(self._searches):
+                if not self._topology.fixed:
+                    await self._learn()
+                for address in self._topology.everyone():
+                    await self._search(address, pattern, take)
+        except RAISED as error:
+            raise translated(error, self._text) from error
+
+    async def _search(self, address: Address, pattern: str, take: Callable[[list[bytes]], None]) -> None:
+        """One server, over one connection: a cursor means nothing to another process at the same address."""
+        link = await self._links.take(address)
+        cursor = None
+        try:
+            while cursor != b"0":
+                async with asyncio.timeout(self._options.statement_timeout):
+                    cursor, found = await _page(link, cursor or b"0", pattern)
+                take(found)
+        except BaseException:
+            self._links.drop(link)
+            raise
+        self._links.give_back(link)
 
     def _told(self, answer: Exception) -> Exception:
         if isinstance(answer, _Unsent):
@@ -228,6 +263,15 @@ class Client:
             self._learning.add_done_callback(_looked_at)
         await asyncio.shield(self._learning)
         self._links.keep(self._topology.everyone())
+
+
+async def _page(link: Link, cursor: bytes, pattern: str) -> tuple[bytes, list[bytes]]:
+    """The next cursor, which is ``0`` at the end, and the keys up to it."""
+    (answer,) = await link.exchange(pack(("SCAN", cursor, "MATCH", pattern, "COUNT", _SEARCHED)), 1)
+    if isinstance(answer, ResponseError):
+        raise answer
+    following, found = answer
+    return following, found
 
 
 def _with_later(again: Sequence[int], commands: Sequence[Command]) -> list[int]:

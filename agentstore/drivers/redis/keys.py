@@ -8,6 +8,7 @@ prefix holds no brace: no key of one prefix is one of another.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
 
 from agentstore import codec
 
@@ -67,6 +68,7 @@ class Keys:
         sessions: The listing of all sessions by time.
         expiring: The listing of sessions by expiry.
         expiring_items: The listing of state items by expiry.
+        any_names: The pattern of every `NamespaceKeys.names`.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -75,6 +77,7 @@ class Keys:
         self.sessions = f"{prefix}:sessions"
         self.expiring = f"{prefix}:expiring"
         self.expiring_items = f"{prefix}:expiring-items"
+        self.any_names = f"{prefix}:n:{{/*}}:names"
 
     def session(self, session_id: str) -> SessionKeys:
         """Those of a session."""
@@ -89,6 +92,12 @@ class Keys:
         """Those of a namespace; the root's name is empty, which no hash tag may be."""
         tag = f"{self.prefix}:n:{{/{namespace.translate(_CODES)}}}:"
         return NamespaceKeys(f"{tag}item:", f"{tag}names", f"{tag}versions", f"{tag}floor", f"{tag}marks")
+
+    def namespace_of(self, names: str) -> str | None:
+        """The namespace whose `NamespaceKeys.names` this is, one of what `any_names` finds; None: it is another key."""
+        before, _, after = self.any_names.partition("*")
+        tag = names[len(before) : len(names) - len(after)]
+        return None if "}" in tag else unquote(tag)  # the name of an item may look like the end of a key
 
     def entries(self, session: Session | None) -> Iterator[tuple[str, str]]:
         """The (listing, member) pairs by which a session is found."""

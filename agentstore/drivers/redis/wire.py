@@ -14,7 +14,7 @@ from .place import parse
 from .recent import Clock, Recent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from agentstore.options import PoolOptions
@@ -92,6 +92,11 @@ class Wire:
         """`Client.everywhere`."""
         async with self._pools.connection() as client:
             return await client.everywhere(*args)
+
+    async def search(self, pattern: str, take: Callable[[list[bytes]], None]) -> None:
+        """`Client.search`."""
+        async with self._pools.connection() as client:
+            await client.search(pattern, take)
 
     def time_of(self, answer: Sequence[bytes]) -> datetime:
         """The time that `TIME` has just given."""

@@ -183,3 +183,20 @@ async def test_an_overtaken_rewrite_changes_nothing(pair):
     assert not await writer.backend.rewrite(replace(before, title="mine"), [replace(old[0], content="x")])
     assert (await head(other)).title == "theirs"
     assert await texts(other) == FIRST
+
+
+async def test_what_is_rewritten_meanwhile_stays_so(pair):
+    writer, other = pair
+    await begun(other)
+    await other.append([append(metadata={"a": "old"})])
+    before = await head(other)
+
+    async def overtake(_):
+        writer.arm()
+        assert await other.rewrite(replace(before, title="new", metadata={"a": "new"}), [])
+
+    writer.arm(before=overtake)
+    await writer.backend.append([append("late", metadata={"b": 1})])
+    after = await head(other)
+    assert (after.title, after.metadata) == ("new", {"a": "new", "b": 1})
+    assert await texts(other) == [*FIRST, "late"]

@@ -133,3 +133,26 @@ async def test_what_was_staged_and_is_gone_rewrites_nothing(backend, raw, url, m
         await backend.rewrite(replace(head, title="new"), [replace(old[0], content="ONE")])
     assert await backend.heads([Head("s")]) == [head]
     assert await texts(backend) == ["one"]
+
+
+@pytest.mark.parametrize("guessed", [True, False])
+async def test_what_is_rewritten_meanwhile_stays_so(backend, url, monkeypatch, guessed):
+    """Between what an append has read, or remembers, and its writing."""
+    await backend.append([turn("s", metadata={"a": "old"})])
+    other = make(url)
+    await other.aopen()
+    before, come = backend._wire.before, [1]
+
+    async def others_come(changes):
+        if come:
+            come.pop()
+            (head,) = await other.heads([Head("s")])
+            assert await other.rewrite(replace(head, title="new", metadata={"a": "new"}), [])
+        await before(changes)
+
+    monkeypatch.setattr(backend._wire, "before", others_come)
+    await backend.append([turn("s", "two", metadata=None if guessed else {"b": 1})])
+    (head,) = await other.heads([Head("s")])
+    assert (head.title, head.metadata) == ("new", {"a": "new"} | ({} if guessed else {"b": 1}))
+    assert await texts(other) == ["hello", "two"]
+    await other.aclose()
