@@ -11,6 +11,7 @@ import pytest
 
 import servers
 from agentstore import ConfigurationError, RetryOptions, db
+from agentstore.protocol import LaggingError
 from agentstore.url import StoreURL
 from servers import mysql, postgresql
 from servers.redis import client
@@ -29,6 +30,15 @@ async def until(condition):
 
 def said(text):
     return {"role": "user", "content": text}
+
+
+async def has_come(backend):
+    """Whether a replica has come as far as is required here."""
+    try:
+        await backend.ping()
+    except LaggingError:
+        return False
+    return True
 
 
 class Pair:
@@ -303,6 +313,35 @@ class TestPostgreSQL(Replicas):
         async with plain.database() as database:
             await database.append("s", said("own"))
             await plain.by_replica(database)
+
+    async def test_a_log_that_ends_with_a_page_can_be_reached(self, pair):
+        """The next record goes behind the next page's header; a standby comes there only with that record."""
+        emit = "SELECT pg_logical_emit_message(false, 'x', repeat('x', {}))"
+
+        def at():
+            return postgresql.execute(pair.url, "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
+
+        def fill_a_page(around):
+            while (here := at() % 8192) not in {24, 40}:
+                postgresql.execute(pair.url, emit.format(max(8, 8192 - here - around)))
+
+        start = at()
+        postgresql.execute(pair.url, emit.format(1000))
+        around = at() - start - 1000
+        async with pair.database() as database:
+            layer = database._stacks.sides[0].below
+            await pair.by_replica(database)
+
+            async def reached():
+                await asyncio.to_thread(fill_a_page, around)
+                position = await layer._fence.look()
+                if position is None or int(position.text.rpartition("/")[2]) % 8192:
+                    return False  # the server has written something of its own in between
+                with layer._fence.requiring(position):
+                    await until(lambda: has_come(layer._replicas[0].backend))
+                return True
+
+            await until(reached)
 
     async def test_through_a_pooler_each_answer_is_checked(self, pair):
         """A standby stands in for a pooler's: what matters is what is sent when there is one."""

@@ -5,6 +5,7 @@ In a test, `tests/conftest.py` makes fixtures of these three::
     fresh("postgresql")             # the URL of an empty store on the shared server, gone after the test
     shared("redis").tls_url         # the shared server itself: URLs, the CA to trust, its folder
     private_server("mysql")         # one of the test's own, to kill(), stop(), pause(), and start() on the same data
+    private_server("redis-replicated")  # one with a replica at `server.replica_url`; also "postgresql-", "mysql-"
 
 From a shell, for a benchmark or to look around::
 
