@@ -119,7 +119,7 @@ async def test_marks_that_cannot_be_read(backend, url, damage):
     assert [words(outcome) for outcome in outcomes] == [CorruptRecordError, ["2"]]
     assert (await backend.update(Change("bad", title="t"))).title == "t"
     assert words(await backend.pop("bad", 1)) == ["hello"]
-    assert await backend.find([Find("bad", ("m",))]) == [{}]
+    assert await backend.find([Find("bad", ids=("m",))]) == [{}]
     assert await backend.delete("bad"), "which mends it"
     assert words((await backend.append([turn("bad", "3")]))[0]) == ["3"]
 
@@ -144,7 +144,7 @@ async def test_ids_are_found_by_their_index(backend, url, monkeypatch):
         return await send(wire, *statements)
 
     monkeypatch.setattr(Wire, "send", note)
-    found = await backend.find([Find(f"s{n}", ("m", "other")) for n in range(60)])
+    found = await backend.find([Find(f"s{n}", ids=("m", "other")) for n in range(60)])
     assert [list(messages) for messages in found] == [["m"]] * 60
     (statements,) = sent
     assert len(statements) == 2

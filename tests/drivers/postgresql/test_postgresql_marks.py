@@ -102,7 +102,7 @@ async def test_marks_that_cannot_be_read(backend, url):
     assert [words(outcome) for outcome in outcomes] == [CorruptRecordError, ["2"]]
     assert (await backend.update(Change("bad", title="t"))).title == "t"
     assert words(await backend.pop("bad", 1)) == ["hello"]
-    assert [len(found) for found in await backend.find([Find("bad", ("m",))])] == [0]
+    assert [len(found) for found in await backend.find([Find("bad", ids=("m",))])] == [0]
     assert await backend.delete("bad"), "which mends it"
     assert words((await backend.append([turn("bad", "3")]))[0]) == ["3"]
 
@@ -120,7 +120,7 @@ async def test_marks_of_a_namespace_that_cannot_be_read(backend, url):
 async def test_a_session_that_cannot_be_read_is_not_searched(backend, url):
     await backend.append([turn("bad", id="m"), turn("good", id="m")])
     execute(url, "UPDATE agentstore_sessions SET metadata = '{' WHERE session_id = 'bad'")
-    bad, good = await backend.find([Find("bad", ("m",)), Find("good", ("m",))])
+    bad, good = await backend.find([Find("bad", ids=("m",)), Find("good", ids=("m",))])
     assert isinstance(bad, CorruptRecordError)
     assert words(list(good.values())) == ["hello"]
 
