@@ -19,12 +19,13 @@ class Strings:
         held: Writes do not come back.
         waiting: Batches that do not come back.
         down: Nothing can be reached.
+        mute: Writes are stored, and nobody hears of it.
         poison: Contents that upset a whole batch, and values.
         batches: What went down, in order.
     """
 
     def __init__(self):
-        self.held = self.down = False
+        self.held = self.down = self.mute = False
         self.waiting = 0
         self.poison = set()
         self.batches = []
@@ -61,7 +62,10 @@ class Puppet(MemoryBackend):
         self.strings.waiting -= 1
         self.check()
         self.strings.batches.append(list(batch))
-        return await run(batch)
+        told = await run(batch)
+        if self.strings.mute:
+            raise UnavailableError("the puppet is mute", passing=False)
+        return told
 
     async def append(self, batch):
         return await self.write(super().append, batch)

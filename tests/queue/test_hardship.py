@@ -201,8 +201,8 @@ from agentstore import QueueOptions, db
 warnings.simplefilter("ignore")
 folder, durability = sys.argv[1:]
 queue = QueueOptions(journal_dir=f"{folder}/journal")
-database = db(f"sqlite:///{folder}/store.db", durability=durability, queue=queue)  # the workers are forked from here
-children = []
+database = db(f"sqlite:///{folder}/store.db", durability=durability, queue=queue)
+children = []  # of the process that has made it
 for name in "ab":
     if not (child := os.fork()):
         for number in range(20):

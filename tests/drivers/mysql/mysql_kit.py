@@ -61,4 +61,4 @@ async def until(condition):
     """Wait until the condition holds."""
     async with asyncio.timeout(20):
         while not condition():
-            await asyncio.sleep(0.15)  # InnoDB shows its transactions as they were, to who asks more often than each 0.1 s
+            await asyncio.sleep(0.15)  # to who asks more often InnoDB shows its transactions as they were
