@@ -9,6 +9,7 @@ from . import transfer
 from .checks import (
     check_count,
     check_id,
+    check_json,
     check_messages,
     check_metadata,
     check_optional_count,
@@ -77,6 +78,8 @@ class Conversations:
             MessageTooLargeError: A message is over 8 MiB.
         """
         records, size = check_messages(messages)
+        if metadata:
+            size += check_json(check_metadata(metadata), "metadata")
         op = Append(
             check_id(session_id, "session_id"),
             records,

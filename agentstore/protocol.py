@@ -90,7 +90,7 @@ class Append:
         ttl: The session's time to live from now on; None keeps it.
         default_ttl: The TTL of a session created here, where ``ttl`` is None.
         expected_seq: What the session's ``last_seq`` must be; 0 also means that there is none.
-        size: Bytes of the messages, by which groups are bounded.
+        size: Bytes of the messages and the metadata, by which groups and queues are bounded.
         mark: If it has waited in a queue: its place there.
         metadata_room: Bytes that the session's metadata may come to: more than a caller may give where a layer seals
             them.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from agentstore import rules
 from agentstore.errors import AgentstoreError, UnavailableError
-from agentstore.protocol import Append, Find, GetItems, Head, Listing, Read, SetItems
-from agentstore.records import Message, Page, Session, StateItem, copied, copy_json, utcnow
+from agentstore.protocol import Append, Find, GetItems, Head, Listing, Read
+from agentstore.records import Message, Page, Session, StateItem, copied
 
+from . import joining
 from .base import Layer
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Overlay(Layer):
             return {}
         pending: dict[str, Pending] = {}
         for entry in self._appends(op.session_id):
-            for message in _of(entry):
+            for message in joining.messages_of(entry):
                 pending.setdefault(message.id, (entry, message))  # an id that comes again stores nothing
         return pending
 
@@ -92,7 +92,7 @@ class Overlay(Layer):
                 return later
             found = {**found, **later}
             left = [key for key in left if key not in later]
-        if any(_belongs(message, op, answer, full=full) for key, message in found.items() if key not in here):
+        if any(joining.belongs(message, op, answer, full=full) for key, message in found.items() if key not in here):
             (again,) = await self.read([op])  # it was stored after the first look
             return again
         return self._cut(op, answer, pending, left)
@@ -128,7 +128,9 @@ class Overlay(Layer):
             answers = [error for _ in batch]
         asks = {
             place: Find(
-                op.session_id, ids=tuple(message.id for entry in mine for message in _of(entry)), exact=op.exact
+                op.session_id,
+                ids=tuple(message.id for entry in mine for message in joining.messages_of(entry)),
+                exact=op.exact,
             )
             for place, (op, mine, answer) in enumerate(zip(batch, pending, answers, strict=True))
             if mine and isinstance(answer, Session)
@@ -159,7 +161,7 @@ class Overlay(Layer):
             self._queue.known.owned(op.session_id, op.user_id)
         except AgentstoreError as error:
             return error
-        return _with(stored, op.session_id, entries, found)
+        return joining.as_will_be(stored, op.session_id, entries, found)
 
     async def list_sessions(self, listing: Listing) -> Page[Session]:
         with self._queue.guard:
@@ -168,7 +170,11 @@ class Overlay(Layer):
             return await self._inner.list_sessions(listing)
         changed = await self.heads([Head(session_id) for session_id in pending])
         below = None if listing.cursor is None else rules.read_cursor(listing.cursor)
-        ours = [session for session in changed if isinstance(session, Session) and _listed(session, listing, below)]
+        ours = [
+            session
+            for session in changed
+            if isinstance(session, Session) and joining.is_listed(session, listing, below)
+        ]
         hidden = set(pending)
         found: list[Session] = []
         following: Listing | None = listing
@@ -256,20 +262,20 @@ class Overlay(Layer):
             except UnavailableError as error:
                 told = [error for _ in named]
         answers = dict(zip(named, told, strict=True))
-        return [_merged(op, answers.get(place, {}), pending[place]) for place, op in enumerate(batch)]
+        return [joining.merged(op, answers.get(place, {}), pending[place]) for place, op in enumerate(batch)]
 
     def _items(self, op: GetItems) -> dict[str, StateItem | None]:
         """Of the keys that `op` asks for, what is pending for them; None for what has expired meanwhile."""
         with self._queue.guard:
             lane = self._queue.state.by_key.get(op.namespace)
             entries = {key: lane.latest[key] for key in op.keys if key in lane.latest} if lane is not None else {}
-        return {key: _item(key, entry) for key, entry in entries.items()}
+        return {key: joining.item_of(key, entry) for key, entry in entries.items()}
 
     async def scan(self, scan: Scan) -> list[StateItem]:
         with self._queue.guard:
             lane = self._queue.state.by_key.get(scan.namespace)
             latest = dict(lane.latest) if lane is not None else {}
-        pending = {key: _item(key, entry) for key, entry in latest.items() if _scanned(key, scan)}
+        pending = {key: joining.item_of(key, entry) for key, entry in latest.items() if joining.is_scanned(key, scan)}
         if not pending:
             return await self._inner.scan(scan)
         # Each pending key may hide a stored one, so that more must be looked for.
@@ -277,64 +283,3 @@ class Overlay(Layer):
         stored = [item for item in await self._inner.scan(replace(scan, limit=limit)) if item.key not in pending]
         ours = [item for item in pending.values() if item is not None]
         return sorted([*stored, *ours], key=lambda item: item.key, reverse=scan.reverse)[: scan.limit]
-
-
-def _of(entry: Entry) -> tuple[Message, ...]:
-    return entry.op.messages if isinstance(entry.op, Append) else ()
-
-
-def _belongs(message: Message, op: Read, answer: Sequence[Message], *, full: bool) -> bool:
-    """Whether a stored message would stand in the answer, had it been stored when that was given."""
-    seq = message.seq or 0
-    if op.after is not None and seq <= op.after:
-        return False
-    if not full or not answer:
-        return True
-    return seq < (answer[-1].seq or 0) if op.oldest_first else seq > (answer[0].seq or 0)
-
-
-def _with(
-    stored: Session | None, session_id: str, entries: Sequence[Entry], found: dict[str, Message]
-) -> Session | None:
-    """The session as it will be when what is pending is stored; its last seq is what the backend has given."""
-    last_seq = stored.last_seq if stored is not None else 0
-    there = {session_id: rules.Stored(stored, last_seq, dict(found))}
-    ops = [entry.op for entry in entries if isinstance(entry.op, Append)]
-    _, written = rules.plan_appends(ops, there, entries[-1].accepted_at)
-    if session_id not in written:
-        return stored
-    session = written[session_id].session
-    return replace(session, last_seq=last_seq, metadata=copy_json(session.metadata))
-
-
-def _listed(session: Session, listing: Listing, below: tuple[int, str] | None) -> bool:
-    return (
-        listing.user_id in (None, session.user_id)
-        and listing.agent in (None, session.agent)
-        and (below is None or rules.listing_key(session) < below)
-    )
-
-
-def _item(key: str, entry: Entry) -> StateItem | None:
-    op = entry.op
-    if not isinstance(op, SetItems):
-        raise TypeError(f"{op!r} is no write of state")
-    expires_at = entry.accepted_at + op.ttl if isinstance(op.ttl, timedelta) else None
-    if not rules.is_live(expires_at, utcnow()):
-        return None
-    return StateItem(key, copy_json(op.items[key]), 0, expires_at)
-
-
-def _merged(
-    op: GetItems, answer: Outcome[dict[str, StateItem]], pending: Mapping[str, StateItem | None]
-) -> Outcome[dict[str, StateItem]]:
-    if isinstance(answer, AgentstoreError):
-        return answer
-    found: dict[str, Any] = {**answer, **pending}
-    return {key: found[key] for key in op.keys if found.get(key) is not None}
-
-
-def _scanned(key: str, scan: Scan) -> bool:
-    if not key.startswith(scan.prefix):
-        return False
-    return scan.after is None or (key < scan.after if scan.reverse else key > scan.after)

@@ -19,6 +19,7 @@ class Strings:
         held: Writes do not come back.
         waiting: Batches that do not come back.
         down: Nothing can be reached.
+        blinks: Asked before each write, whether it cannot be reached just then.
         mute: Writes are stored, and nobody hears of it.
         poison: Contents that upset a whole batch, and values.
         batches: What went down, in order.
@@ -27,6 +28,7 @@ class Strings:
     def __init__(self):
         self.held = self.down = self.mute = False
         self.waiting = 0
+        self.blinks = lambda: False
         self.poison = set()
         self.batches = []
         self.data = {}
@@ -52,6 +54,8 @@ class Puppet(MemoryBackend):
 
     async def write(self, run, batch):
         self.check()
+        if self.strings.blinks():
+            raise UnavailableError("the puppet blinks")
         for op in batch:
             texts = [m.content for m in op.messages] if isinstance(op, Append) else getattr(op, "items", {}).values()
             if self.strings.poison.intersection(map(str, texts)):

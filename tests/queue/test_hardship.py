@@ -303,6 +303,15 @@ async def test_who_gives_up_makes_way():
     assert bounds.messages == 3
 
 
+async def test_metadata_takes_room_too(tmp_path):
+    database, strings = make(tmp_path, max_bytes=1000, timeout=0.01)
+    async with database:
+        with strings.holding():
+            await database.append("s", [], metadata={"m": "x" * 900})
+            with pytest.raises(QueueFullError):
+                await database.append("t", [], metadata={"m": "x" * 900})
+
+
 # --- reads ---
 
 

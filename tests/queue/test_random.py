@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+import time
 
 import pytest
 from queue_kit import make, said, say
 
 from agentstore import AgentstoreError, CorruptRecordError, QueueFullError, UnavailableError
+from agentstore.queue.journal.segments import Segments
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("puppets")]
 
@@ -14,7 +16,7 @@ BAD = "bad"
 KINDS = [
     {"durability": "memory"},
     {"durability": "memory", "fallback": "memory"},
-    {"durability": "memory", "fallback": "journal"},
+    *[{"durability": "memory", "fallback": "journal"}] * 3,
     {"durability": "journal"},
     {"durability": "journal", "fallback": "memory"},
     {"durability": "commit", "fallback": "journal"},
@@ -38,7 +40,7 @@ class Writer:
         return f"{self.name}-{self.count}"
 
     async def work(self, steps):
-        calls = [self.append] * 6 + [self.share] * 2 + [self.set] * 4
+        calls = [self.append] * 4 + [self.share] * 10 + [self.set] * 4
         calls += [self.read] * 4 + [self.window] * 2 + [self.get] * 3 + [self.pop, self.clear, self.bad, self.see]
         for _ in range(steps):
             try:
@@ -102,12 +104,24 @@ def good(texts):
 async def trouble(strings, chance):
     while True:
         await asyncio.sleep(chance.random() * 0.05)
-        strings.held = chance.random() < 0.3
-        strings.down = chance.random() < 0.3
-        strings.mute = chance.random() < 0.3
+        strings.held = chance.random() < 0.1
+        strings.down = chance.random() < 0.15
+        strings.mute = chance.random() < 0.1
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    chance, plain = random.Random(0), Segments.append
+
+    def append(self, group):
+        time.sleep(chance.choice([0, 0.01, 0.1]))
+        return plain(self, group)
+
+    monkeypatch.setattr(Segments, "append", append)
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.usefixtures("slow_disk")
 async def test_whatever_happens(tmp_path, seed):
     await happen(tmp_path, seed)
 
@@ -117,14 +131,15 @@ async def happen(tmp_path, seed, steps=80):
     databases = []
     for _ in range(2):
         options = {
-            "max_messages": chance.choice([5, 10_000]),
-            "timeout": chance.choice([0.05, 5.0]),
+            "max_messages": chance.choice([20, 10_000]),
+            "timeout": chance.choice([0.05, 1.0]),
             "flush_interval": chance.choice([0.001, 0.05]),
             "close_timeout": chance.choice([0.02, 5.0]),
         }
         database, strings = make(tmp_path, **chance.choice(KINDS), **options)
         databases.append(database)
     strings.poison.add(BAD)
+    strings.blinks = lambda: chance.random() < 0.1
     for database in databases:
         await database.aopen()
     writers = [Writer(f"w{number}", databases[number % 2], chance) for number in range(5)]
@@ -136,6 +151,7 @@ async def happen(tmp_path, seed, steps=80):
     finally:
         troubling.cancel()
     strings.held = strings.mute = False
+    strings.blinks = lambda: False
     strings.down = chance.random() < 0.5
     for database in databases:
         if not strings.down:
