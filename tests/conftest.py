@@ -10,7 +10,7 @@ import servers
 
 ONCE = re.compile(
     r"tests/drivers/(postgresql|mysql|redis|mongodb|clickhouse)/|tests/faults/|tests/contract/test_pgbouncer|Cluster|Sentinel"
-    r"|test_replicas_(servers|contract)|tests/contract/test_deferred|Encrypted"
+    r"|test_replicas_(servers|contract)|tests/contract/test_(deferred|clickhouse|mongodb)|Encrypted"
 )
 """What asks servers or layers more than Python: one Python is enough for it, where several are tested (Makefile)."""
 
