@@ -35,10 +35,13 @@ async def work():
     for number in range(20):
         await database.append("s", {"role": "user", "content": str(number)})
         await database.state.set("k", number)
+        begun.set()
 
+begun = threading.Event()
 if how == "thread":
     thread = threading.Thread(target=lambda: asyncio.run(work()))
     thread.start()
+    begun.wait()  # Python 3.12 starts no thread once the main one has ended, and a Database needs its own
 elif how == "sync":
     for number in range(20):
         database.sync.append("s", {"role": "user", "content": str(number)})

@@ -41,9 +41,9 @@ _RETIRE = "UPDATE agentstore_sessions SET " + ", ".join(  # noqa: S608
     f"{name} = NULL" for name in rows.SESSION.split(", ") if name not in {"session_id", "last_seq"}
 )
 _REWRITE_HEAD = "UPDATE agentstore_sessions SET title = ?, metadata = ? WHERE session_id = ? AND updated_at = ?"
-_REWRITE = (  # parameters as `rows.SPOT`, then the session
-    f"UPDATE agentstore_messages SET {', '.join(f'{name} = ?{at}' for at, name in enumerate(_TEXTS, 3))}"  # noqa: S608
-    f" WHERE session_id = ?{len(_TEXTS) + 3} AND seq = ?1 AND id = ?2"
+_REWRITE = (  # parameters: the texts of `rows.SPOT`, its seq and id, the session
+    f"UPDATE agentstore_messages SET {', '.join(f'{name} = ?' for name in _TEXTS)}"  # noqa: S608
+    " WHERE seq = ? AND id = ? AND session_id = ?"
 )
 _MEND_LAST_SEQ = (
     "UPDATE agentstore_sessions SET last_seq ="
@@ -199,7 +199,8 @@ def rewrite(connection: sqlite3.Connection, session: Session, messages: Sequence
     row = rows.session_row(session)
     if not connection.execute(_REWRITE_HEAD, (row[3], row[4], session.id, row[6])).rowcount:
         return False
-    connection.executemany(_REWRITE, ((*rows.spot_row(session.id, message), session.id) for message in messages))
+    spots = (rows.spot_row(session.id, message) for message in messages)
+    connection.executemany(_REWRITE, ((*texts, seq, message_id, session.id) for seq, message_id, *texts in spots))
     return True
 
 
