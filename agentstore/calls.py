@@ -6,11 +6,10 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
-from .layers.stack import Stacks, abandon
 from .stats import Meter
 
 if TYPE_CHECKING:
-    from .layers.stack import Stack
+    from .layers.stack import Stack, Stacks
     from .telemetry.watch import Watch
 
 
@@ -24,7 +23,7 @@ class Calls:
         self.stacks = stacks
         self.meter = Meter()
         self._watches: tuple[Watch | None, ...] | None = None
-        weakref.finalize(self, abandon, stacks.sides)
+        weakref.finalize(self, stacks.abandon)
 
     def use(self, call: str, size: int = 1, side: int = -1) -> Use:
         """The running loop's way down, for one call.

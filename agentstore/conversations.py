@@ -92,7 +92,7 @@ class Conversations:
             size,
         )
         async with self.use("append", len(records)) as stack:
-            return await stack.append.submit(op)
+            return await stack.append(op)
 
     async def messages(
         self,
@@ -119,7 +119,7 @@ class Conversations:
             check_optional_count(after, "after"),
         )
         async with self.use("messages") as stack:
-            return await stack.read.submit(op)
+            return await stack.read(op)
 
     async def find(self, session_id: str, ids: Iterable[str], *, user_id: str | None = None) -> dict[str, Message]:
         """Those of the messages with these ids that the session holds, by id."""
@@ -161,7 +161,7 @@ class Conversations:
         """A session without its messages; None if there is none."""
         op = Head(*_who(session_id, user_id))
         async with self.use("session") as stack:
-            return await stack.heads.submit(op)
+            return await stack.head(op)
 
     async def sessions(
         self, *, user_id: str | None = None, agent: str | None = None, limit: int = 50, cursor: str | None = None

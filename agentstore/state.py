@@ -61,7 +61,7 @@ class StateScope:
         if not names:
             return {}
         async with self._owner.use("get", len(names)) as stack:
-            items = await stack.get.submit(GetItems(self._namespace, names))
+            items = await stack.get(GetItems(self._namespace, names))
         return {name: items[name].value for name in names if name in items}
 
     async def set(
@@ -98,7 +98,7 @@ class StateScope:
         size = sum(check_value(value) for value in items.values())
         op = SetItems(self._namespace, items, check_ttl(ttl), if_version, size)
         async with self._owner.use("set", len(items)) as stack:
-            return await stack.write.submit(op)
+            return await stack.write(op)
 
     async def delete(self, key: str, *, if_version: int | None = None) -> bool:
         """Delete a key; whether it was there.
@@ -108,7 +108,7 @@ class StateScope:
         """
         op = DeleteKeys(self._namespace, _keys([key]), check_optional_count(if_version, "if_version"))
         async with self._owner.use("delete") as stack:
-            return await stack.write.submit(op) > 0
+            return await stack.write(op) > 0
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete keys; how many were there."""
@@ -116,7 +116,7 @@ class StateScope:
         if not names:
             return 0
         async with self._owner.use("delete", len(names)) as stack:
-            return await stack.write.submit(DeleteKeys(self._namespace, names))
+            return await stack.write(DeleteKeys(self._namespace, names))
 
     async def scan(
         self, prefix: str = "", *, limit: int | None = None, after: str | None = None, reverse: bool = False
@@ -150,12 +150,12 @@ class StateScope:
         check_json(by, "by")
         op = Increment(self._namespace, check_id(key, "key"), by)
         async with self._owner.use("increment") as stack:
-            return await stack.write.submit(op)
+            return await stack.write(op)
 
     async def ttl(self, key: str) -> float | None:
         """Seconds until the key becomes invisible; None if it has no TTL, or is not there."""
         async with self._owner.use("get") as stack:
-            items = await stack.get.submit(GetItems(self._namespace, _keys([key])))
+            items = await stack.get(GetItems(self._namespace, _keys([key])))
         expires_at = items[key].expires_at if key in items else None
         return None if expires_at is None else max(0.0, (expires_at - utcnow()).total_seconds())
 
@@ -163,7 +163,7 @@ class StateScope:
         """Give a key a TTL (seconds or timedelta; None takes it away); whether the key was there."""
         op = Expire(self._namespace, check_id(key, "key"), check_ttl(ttl))
         async with self._owner.use("expire") as stack:
-            return await stack.write.submit(op) > 0
+            return await stack.write(op) > 0
 
 
 class BlockingStateScope:

@@ -1,4 +1,7 @@
-"""Figures about a Database at one moment."""
+"""Figures about a Database at one moment.
+
+What Databases of one process share (pools, the write queue) is counted for all of them together.
+"""
 
 from __future__ import annotations
 

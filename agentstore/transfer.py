@@ -41,7 +41,7 @@ async def whole(stack: Stack, session_id: str, user_id: str | None) -> tuple[Ses
     while (
         session := existing(session_id, *await stack.committed.heads([Head(session_id, user_id, exact=True)]))
     ) != before:
-        messages = await stack.read.submit(Read(session_id, user_id, before=session.last_seq + 1, exact=True))
+        messages = await stack.read(Read(session_id, user_id, before=session.last_seq + 1, exact=True))
         if len(messages) == session.message_count:
             return session, messages
         before = session  # somebody popped or cleared between the two reads

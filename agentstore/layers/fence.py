@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from agentstore.errors import AgentstoreError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+
+    from agentstore.protocol import GetItems, Scan, StateOp
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5  # seconds; a replica nearby is some milliseconds behind
 _APART = 0.1  # seconds between two positions that are both kept
@@ -27,6 +29,17 @@ _log = logging.getLogger("agentstore")
 
 Key: TypeAlias = "tuple[str, str]"
 """What is written and read: ``("session", its id)`` or ``("state", a namespace)``."""
+
+
+def sessions_of(ids: Iterable[str]) -> set[Key]:
+    """The keys of these sessions."""
+    return {("session", session_id) for session_id in ids}
+
+
+def namespaces_of(ops: Iterable[GetItems | Scan | StateOp]) -> set[Key]:
+    """The keys of the namespaces that these are about."""
+    return {("state", op.namespace) for op in ops}
+
 
 _required: ContextVar[str | None] = ContextVar("required", default=None)
 

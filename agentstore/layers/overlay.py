@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from agentstore import rules
 from agentstore.errors import AgentstoreError, UnavailableError
-from agentstore.protocol import Append, Find, GetItems, Head, Listing, Read
+from agentstore.protocol import Find, GetItems, Head, Listing, Read
 from agentstore.records import Message, Page, Session, StateItem, copied
 
 from . import joining
@@ -17,7 +17,7 @@ from .base import Layer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from agentstore.protocol import Backend, Change, Outcome, Scan, StateOp
+    from agentstore.protocol import Backend, Outcome, Scan
     from agentstore.queue.pending import Entry
     from agentstore.queue.write_queue import WriteQueue
 
@@ -26,7 +26,7 @@ Pending: TypeAlias = "tuple[Entry, Message]"
 
 
 class Overlay(Layer):
-    """Lays what is pending over what is stored, and lets what cannot be deferred wait for it.
+    """Lays what is pending over what is stored.
 
     A message that is pending has no seq, and comes after all that have one. What the backend says and what is pending
     are not seen at one moment: a write may be stored between the two looks. Where that would show, the backend is asked
@@ -185,42 +185,6 @@ class Overlay(Layer):
         found = sorted([*found, *ours], key=rules.listing_key, reverse=True)
         return rules.page(found[: listing.limit + 1], listing.limit)
 
-    # --- what is never deferred ---
-
-    async def append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
-        for op in batch:
-            await self._queue.passed(self._queue.log, op.session_id)
-        return await self._inner.append(batch)
-
-    async def pop(self, session_id: str, count: int, *, user_id: str | None = None) -> list[Message]:
-        await self._queue.passed(self._queue.log, session_id)
-        return await self._inner.pop(session_id, count, user_id=user_id)
-
-    async def clear(self, session_id: str, *, user_id: str | None = None) -> int:
-        await self._queue.passed(self._queue.log, session_id)
-        return await self._inner.clear(session_id, user_id=user_id)
-
-    async def update(self, change: Change) -> Session:
-        await self._queue.passed(self._queue.log, change.session_id)
-        session = await self._inner.update(change)
-        self._queue.known.forget(change.session_id)
-        return session
-
-    async def delete(self, session_id: str, *, user_id: str | None = None) -> bool:
-        await self._queue.passed(self._queue.log, session_id)
-        there = await self._inner.delete(session_id, user_id=user_id)
-        self._queue.known.forget(session_id)
-        return there
-
-    async def restore(self, session: Session, messages: Sequence[Message]) -> None:
-        await self._queue.passed(self._queue.log, session.id)
-        await self._inner.restore(session, messages)
-        self._queue.known.forget(session.id)
-
-    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
-        await self._queue.passed(self._queue.log, session.id)
-        return await self._inner.rewrite(session, messages)
-
     async def find(self, batch: Sequence[Find]) -> list[Outcome[dict[str, Message]]]:
         pending = [self._messages(Read(op.session_id)) for op in batch]
         found = await self._inner.find(batch)
@@ -238,11 +202,6 @@ class Overlay(Layer):
             return error
         ours = {key: copied(pending[key][1]) for key in op.ids if key in pending and key not in answer}
         return {key: found for key in op.ids if (found := answer.get(key) or ours.get(key)) is not None}
-
-    async def write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:
-        for op in batch:
-            await self._queue.passed(self._queue.state, op.namespace)
-        return await self._inner.write_items(batch)
 
     # --- state ---
 

@@ -10,24 +10,13 @@ from agentstore.errors import ClosedError, UnavailableError
 from agentstore.protocol import LaggingError
 
 from .base import Layer
+from .fence import namespaces_of, sessions_of
 from .replica import UNFIT, Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
-    from agentstore.protocol import (
-        Append,
-        Backend,
-        Change,
-        Find,
-        GetItems,
-        Head,
-        Listing,
-        Outcome,
-        Read,
-        Scan,
-        StateOp,
-    )
+    from agentstore.protocol import Backend, Find, GetItems, Head, Listing, Outcome, Read, Scan
     from agentstore.records import Message, Page, Session, StateItem
     from agentstore.stats import PoolStats
 
@@ -40,21 +29,25 @@ T = TypeVar("T")
 class Replicated(Layer):
     """Sends reads to replicas in turn, and everything else to the primary.
 
-    A replica answers only if it has reached a position of the primary taken after the last write that passed here to
+    A replica answers only if it has reached a position of the primary taken after the last write of this process to
     what is asked for. Where that is not so, or not known, or the replica fails, the primary answers: no caller sees an
     error, or less than this process has written. What other processes write may come later. A replica that fails is
     left out, and looked at again on the side.
 
+    Attributes:
+        fence: Knows how far a replica must have come. `Noted` tells it what is written.
+        replicas: In the order of their URLs.
+
     Args:
         inner: The primary, within its layers.
-        fence: Knows how far a replica must have come; theirs ask it.
+        fence: The replicas ask it.
         replicas: Its replicas.
     """
 
     def __init__(self, inner: Backend, fence: Fence, replicas: Sequence[Replica]) -> None:
         super().__init__(inner)
-        self._fence = fence
-        self._replicas = tuple(replicas)
+        self.fence = fence
+        self.replicas = tuple(replicas)
         self._turn = itertools.count()
         self._ready = False
         self._looks: set[asyncio.Task[None]] = set()
@@ -70,10 +63,10 @@ class Replicated(Layer):
         await self._inner.aopen()
         if self._ready:
             return
-        await self._fence.look()
-        with self._fence.requiring(None):
-            opened = await asyncio.gather(*(replica.look() for replica in self._replicas), return_exceptions=True)
-        for replica, error in zip(self._replicas, opened, strict=True):
+        await self.fence.look()
+        with self.fence.requiring(None):
+            opened = await asyncio.gather(*(replica.look() for replica in self.replicas), return_exceptions=True)
+        for replica, error in zip(self.replicas, opened, strict=True):
             if isinstance(error, UnavailableError):
                 replica.failed(error)
             elif error is not None:
@@ -90,16 +83,16 @@ class Replicated(Layer):
         try:
             await self._inner.aclose()
         finally:
-            for replica in self._replicas:
+            for replica in self.replicas:
                 await replica.backend.aclose()
 
     def close_at_exit(self) -> None:
         self._inner.close_at_exit()
-        for replica in self._replicas:
+        for replica in self.replicas:
             replica.backend.close_at_exit()
 
     def pools(self) -> Sequence[PoolStats]:
-        return [*self._inner.pools(), *(pool for replica in self._replicas for pool in replica.backend.pools())]
+        return [*self._inner.pools(), *(pool for replica in self.replicas for pool in replica.backend.pools())]
 
     # --- reads ---
 
@@ -116,21 +109,21 @@ class Replicated(Layer):
         return await self._routed(None, lambda store: store.list_sessions(listing))
 
     async def get_items(self, batch: Sequence[GetItems]) -> list[Outcome[dict[str, StateItem]]]:
-        return await self._routed(_namespaces(batch), lambda store: store.get_items(batch))
+        return await self._routed(namespaces_of(batch), lambda store: store.get_items(batch))
 
     async def scan(self, scan: Scan) -> list[StateItem]:
-        return await self._routed(_namespaces([scan]), lambda store: store.scan(scan))
+        return await self._routed(namespaces_of([scan]), lambda store: store.scan(scan))
 
     async def _exactly(self, batch: Sequence[Read | Find | Head], ask: Callable[[Backend], Awaitable[T]]) -> T:
         if any(op.exact for op in batch):
             return await ask(self._inner)
-        return await self._routed(_sessions(op.session_id for op in batch), ask)
+        return await self._routed(sessions_of(op.session_id for op in batch), ask)
 
     async def _routed(self, keys: Collection[Key] | None, ask: Callable[[Backend], Awaitable[T]]) -> T:
         """The answer of a replica that has what was written to these keys (None: to any), else the primary's."""
-        replica, position = self._next(self._fence.needed(keys)) if self._ready else (None, None)
+        replica, position = self._next(self.fence.needed(keys)) if self._ready else (None, None)
         if replica is not None:
-            position = position or await self._fence.find_out()
+            position = position or await self.fence.find_out()
             answer = None if position is None else await self._answer(replica, position, ask)
             if answer is not None:
                 return answer
@@ -139,11 +132,11 @@ class Replicated(Layer):
     async def _answer(self, replica: Replica, position: Position, ask: Callable[[Backend], Awaitable[T]]) -> T | None:
         """What a replica says; None where the primary has to be asked."""
         try:
-            with self._fence.requiring(position):
+            with self.fence.requiring(position):
                 answer = await replica.answer(ask)
         except LaggingError:
             replica.lacks(position)
-            self._fence.missed(position)
+            self.fence.missed(position)
         except UNFIT as error:
             replica.failed(error)
         else:
@@ -156,10 +149,10 @@ class Replicated(Layer):
 
     def _next(self, needed: int) -> tuple[Replica | None, Position | None]:
         """Whose turn it is, of those that may have so many writes, and a position behind these, if one is known."""
-        first = next(self._turn) % len(self._replicas)
-        for replica in (*self._replicas[first:], *self._replicas[:first]):
+        first = next(self._turn) % len(self.replicas)
+        for replica in (*self.replicas[first:], *self.replicas[:first]):
             if self._is_fit(replica):
-                position = replica.reached_for(needed) or self._fence.position(needed)
+                position = replica.reached_for(needed) or self.fence.position(needed)
                 if replica.may_have(needed if position is None else position.covers):
                     return replica, position
         return None, None
@@ -179,7 +172,7 @@ class Replicated(Layer):
 
     async def _look_again(self, replica: Replica, probe: Probe) -> None:
         try:
-            with self._fence.requiring(None):
+            with self.fence.requiring(None):
                 await replica.look()
         except UNFIT as error:
             replica.failed(error, probe)
@@ -190,52 +183,6 @@ class Replicated(Layer):
             raise
         else:
             replica.breaker.answered()
-
-    # --- writes: also one that fails, or whose caller is cancelled, may have been stored ---
-
-    async def _written(self, keys: Collection[Key] | None, call: Awaitable[T]) -> T:
-        try:
-            return await call
-        finally:
-            self._fence.wrote(keys)
-
-    async def append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
-        return await self._written(_sessions(op.session_id for op in batch), self._inner.append(batch))
-
-    async def pop(self, session_id: str, count: int, *, user_id: str | None = None) -> list[Message]:
-        return await self._written(_sessions([session_id]), self._inner.pop(session_id, count, user_id=user_id))
-
-    async def clear(self, session_id: str, *, user_id: str | None = None) -> int:
-        return await self._written(_sessions([session_id]), self._inner.clear(session_id, user_id=user_id))
-
-    async def update(self, change: Change) -> Session:
-        return await self._written(_sessions([change.session_id]), self._inner.update(change))
-
-    async def delete(self, session_id: str, *, user_id: str | None = None) -> bool:
-        return await self._written(_sessions([session_id]), self._inner.delete(session_id, user_id=user_id))
-
-    async def restore(self, session: Session, messages: Sequence[Message]) -> None:
-        await self._written(_sessions([session.id]), self._inner.restore(session, messages))
-
-    async def rewrite(self, session: Session, messages: Sequence[Message]) -> bool:
-        return await self._written(_sessions([session.id]), self._inner.rewrite(session, messages))
-
-    async def purge_sessions(self) -> int:
-        return await self._written(None, self._inner.purge_sessions())
-
-    async def write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:
-        return await self._written(_namespaces(batch), self._inner.write_items(batch))
-
-    async def purge_state(self) -> int:
-        return await self._written(None, self._inner.purge_state())
-
-
-def _sessions(ids: Iterable[str]) -> set[Key]:
-    return {("session", session_id) for session_id in ids}
-
-
-def _namespaces(ops: Iterable[GetItems | Scan | StateOp]) -> set[Key]:
-    return {("state", op.namespace) for op in ops}
 
 
 def _failed_within(answer: object) -> UnavailableError | None:

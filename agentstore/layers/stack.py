@@ -19,8 +19,6 @@ from agentstore.stats import QueueStats
 from .assembly import Settings, Side
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from agentstore.protocol import Append, Backend, GetItems, Head, Read, StateOp
     from agentstore.records import Message, Session, StateItem
     from agentstore.telemetry.watch import Watch
@@ -33,61 +31,100 @@ Writes: TypeAlias = "Direct[StateOp, int] | DeferredWrites"
 class Stack:
     """The way down for callers of one event loop: groupings over the stores, and the queues before them.
 
+    Each call waits first for what other Databases of the process, set up differently, have pending of its session; not
+    in its group, where others would wait with it.
+
     Attributes:
         conversations, state: The stores, for calls that come alone.
         committed: The conversations without what is pending.
-        append, write, read, heads, get: Where the calls go that many callers make at once.
     """
 
     def __init__(self, conversations: Side, state: Side, reads: Tally, deadline: float) -> None:
-        self._sides = (conversations,) if state is conversations else (conversations, state)
+        self._sides = (conversations, state)
         self.conversations, self.state = conversations.store, state.store
         self.committed = conversations.below
-        self.read: Grouping[Read, list[Message]] = Grouping(
-            conversations.store.read, reads, deadline, wait_in_flight=False
+        self._reads: Grouping[Read, list[Message]] = Grouping(
+            conversations.overlaid.read, reads, deadline, wait_in_flight=False
         )
-        self.heads: Grouping[Head, Session | None] = Grouping(
-            conversations.store.heads, reads, deadline, wait_in_flight=False
+        self._heads: Grouping[Head, Session | None] = Grouping(
+            conversations.overlaid.heads, reads, deadline, wait_in_flight=False
         )
-        self.get: Grouping[GetItems, dict[str, StateItem]] = Grouping(
-            state.store.get_items, reads, deadline, wait_in_flight=False
+        self._gets: Grouping[GetItems, dict[str, StateItem]] = Grouping(
+            state.overlaid.get_items, reads, deadline, wait_in_flight=False
         )
-        self.append = self._appends(conversations, deadline)
-        self.write = _writes(state, deadline)
+        self._appends = self._way_of_appends(conversations, deadline)
+        self._writes = _way_of_writes(state, deadline)
 
-    def _appends(self, side: Side, deadline: float) -> Appends:
+    def _way_of_appends(self, side: Side, deadline: float) -> Appends:
         direct: Direct[Append, list[Message]] = Direct(side.below.append, side.tally, side.bounds, deadline, side.watch)
         if side.queue is None:
             return direct
-        return DeferredAppends(side.queue, direct, self.heads.submit, always=side.deferring)
+        return DeferredAppends(side.queue, direct, self._heads.submit, always=side.deferring)
+
+    async def append(self, op: Append) -> list[Message]:
+        """Store or accept an append; accepted messages have no seq."""
+        await self._before(op.session_id)
+        return await self._appends.submit(op)
+
+    async def read(self, op: Read) -> list[Message]:
+        """Read messages, together with others who read."""
+        await self._before(op.session_id)
+        return await self._reads.submit(op)
+
+    async def head(self, op: Head) -> Session | None:
+        """Look at a session, likewise."""
+        await self._before(op.session_id)
+        return await self._heads.submit(op)
+
+    async def write(self, op: StateOp) -> int:
+        """Carry out a write of state, or accept it: 0."""
+        await self._before_state(op.namespace)
+        return await self._writes.submit(op)
+
+    async def get(self, op: GetItems) -> dict[str, StateItem]:
+        """Look up keys of the state, together with others who do."""
+        await self._before_state(op.namespace)
+        return await self._gets.submit(op)
+
+    async def _before(self, session_id: str) -> None:
+        side = self._sides[0]
+        await side.located.place.sessions_passed([session_id], side.queue)
+
+    async def _before_state(self, namespace: str) -> None:
+        side = self._sides[1]
+        await side.located.place.namespaces_passed([namespace], side.queue)
 
     async def passed(self, session_id: str) -> None:
         """Wait until what is pending of a session has been stored: what follows needs its seqs."""
-        queue = self._sides[0].queue
-        if queue is not None:
-            await queue.passed(queue.log, session_id)
+        await self._sides[0].located.place.sessions_passed([session_id])
 
     async def flush(self) -> None:
         """Wait until the writes that this loop has handed in, and all that were deferred, are committed or refused."""
-        await self.append.flush()
-        await self.write.flush()
-        for side in self._sides:
+        await self.settled()
+        for side in set(self._sides):
             if side.queue is not None:
                 await side.queue.flush()
+
+    async def settled(self) -> None:
+        """Wait until the writes that this loop has handed in have ended."""
+        await self._appends.flush()
+        await self._writes.flush()
 
     @property
     def waiting(self) -> int:
         """Writes that wait for their group's turn on this loop."""
-        return self.append.waiting + self.write.waiting
+        return self._appends.waiting + self._writes.waiting
 
 
-def _writes(side: Side, deadline: float) -> Writes:
+def _way_of_writes(side: Side, deadline: float) -> Writes:
     direct: Direct[StateOp, int] = Direct(side.below.write_items, side.tally, side.bounds, deadline, side.watch)
     return direct if side.queue is None else DeferredWrites(side.queue, direct, always=side.deferring)
 
 
 class Stacks:
     """Owns the backends of a Database: opens them once, gives each event loop its `Stack`, closes them.
+
+    Databases of one process that are set up alike share them, where one could not see else what another has accepted.
 
     Args:
         conversations: Where sessions live.
@@ -99,15 +136,13 @@ class Stacks:
     """
 
     def __init__(self, conversations: StoreURL, state: StoreURL, settings: Settings) -> None:
-        self._conversations = Side(conversations, settings, settings.replicas)
-        self._state = self._conversations if state == conversations else Side(state, settings)
-        self.sides = (
-            (self._conversations,) if self._state is self._conversations else (self._conversations, self._state)
-        )
+        side = Side(conversations, settings, settings.replicas)
+        self.sides: tuple[Side, ...] = (side,) if state == conversations else (side, Side(state, settings))
         self._deadline = settings.retry.deadline
         self._guard = threading.Lock()
         self._stacks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Stack] = weakref.WeakKeyDictionary()
         self._reads = Tally()
+        self._user = object()
         self._pid = 0
         self._opened = False
         self._closed = False
@@ -120,10 +155,18 @@ class Stacks:
 
     def watches(self) -> tuple[Watch | None, ...]:
         """Who tells OpenTelemetry of each side; found at the first use, for a program records before that."""
+        self._join()
         with self._guard:
             if self._watches is None:
                 self._watches = tuple(side.begin_watch() for side in self.sides)
             return self._watches
+
+    def _join(self) -> None:
+        """Share what others have open; not before the first use, for what was shared cannot be forked."""
+        with self._guard:
+            if not self._pid and not self._closed:
+                self._pid = os.getpid()
+                self.sides = tuple(side.located.place.join(side, self._user) for side in self.sides)
 
     async def stack(self) -> Stack:
         """The running loop's stack; the first call opens the backends.
@@ -134,20 +177,23 @@ class Stacks:
         """
         if not self._opened or self._closed:
             await self._open()
+        self._check_here()
+        stack = self._stacks.get(asyncio.get_running_loop())
+        return self._new_stack() if stack is None else stack
+
+    def _check_here(self) -> None:
         if self._pid != os.getpid():
             raise UnavailableError(
                 "this Database was opened before a fork, and its connections stayed with the parent process",
                 hint="Make a new one with db(...) in the child, or use it there first",
                 passing=False,
             )
-        stack = self._stacks.get(asyncio.get_running_loop())
-        return self._new_stack() if stack is None else stack
 
     def _new_stack(self) -> Stack:
         with self._guard:
             for loop in [loop for loop in self._stacks if loop.is_closed()]:
                 del self._stacks[loop]  # what has run there would keep it alive
-            stack = Stack(self._conversations, self._state, self._reads, self._deadline)
+            stack = Stack(self.sides[0], self.sides[-1], self._reads, self._deadline)
             return self._stacks.setdefault(asyncio.get_running_loop(), stack)
 
     async def _open(self) -> None:
@@ -156,21 +202,32 @@ class Stacks:
         for side in self.sides:
             if self._closed:
                 raise ClosedError("this Database was closed")
+            self._check_here()
             await side.aopen()
-        self._opened, self._pid = True, os.getpid()
+        self._opened = True
 
     async def aclose(self) -> None:
         """Commit what this loop has handed in, then let go of the backends. A second call does nothing."""
-        self._closed = True
-        if self._opened and self._pid != os.getpid():
+        with self._guard:
+            self._closed = True
+        if self._pid not in {0, os.getpid()}:
             return  # they are the parent's
         stack = self._stacks.get(asyncio.get_running_loop())
         if stack is not None:
-            await stack.append.flush()
-            await stack.write.flush()
+            await stack.settled()
         async with contextlib.AsyncExitStack() as ends:  # each of them, whatever befalls the other
             for side in reversed(self.sides):
-                ends.push_async_callback(side.aclose)
+                ends.push_async_callback(side.aclose if self._leave(side) else side.settled)
+
+    def abandon(self) -> None:
+        """Let go of the backends without awaiting: the Database was dropped, or the interpreter is ending."""
+        for side in self.sides if self._pid else ():
+            if self._pid != os.getpid() or self._leave(side):
+                side.abandon()
+
+    def _leave(self, side: Side) -> bool:
+        """Whether nobody uses it any more."""
+        return side.located.place.leave(side, self._user)
 
     def queue_stats(self) -> QueueStats:
         """What went down so far, and what waits now."""
@@ -183,9 +240,3 @@ class Stacks:
     def befell(self, event: str) -> int:
         """How often one of `agentstore.stats.EVENTS` came about."""
         return sum(getattr(side.events, event) for side in self.sides)
-
-
-def abandon(sides: Iterable[Side]) -> None:
-    """Let go of backends that nobody closed, without awaiting: their Database, or the interpreter, is going."""
-    for side in sides:
-        side.abandon()

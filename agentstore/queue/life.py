@@ -134,6 +134,11 @@ class Life:
 
     # --- end ---
 
+    async def settled(self) -> None:
+        """Wait until nothing is pending, for up to ``close_timeout``; the queue goes on."""
+        if self._is_ours():
+            await self._queue.settled_for(self._close_timeout)
+
     async def aclose(self) -> None:
         """Take no more writes, store what is pending for up to ``close_timeout``, and journal the rest.
 
@@ -159,7 +164,7 @@ class Life:
 
     async def _end(self) -> None:
         queue = self._queue
-        await queue.emptied(self._close_timeout)
+        await queue.settled_for(self._close_timeout)
         for task in (self._later, *(hand.task for hand in queue.hands)):
             if task is not None:
                 task.cancel()

@@ -163,9 +163,7 @@ class WriteQueue:
             AgentstoreError: What the backend refused since the last flush: the first of it, with notes of the others.
             UnavailableError: It took longer than the deadline.
         """
-        last = self._serial
-        self._hurry()
-        await self._waiters.until(lambda: self._oldest() > last, "writes accepted before the flush", patient=True)
+        await self._until_stored("writes accepted before the flush")
         with self.guard:
             refusals, self._refusals = self._refusals, []
         if refusals:
@@ -173,12 +171,25 @@ class WriteQueue:
                 refusals[0].add_note(f"and also: {other}")
             raise refusals[0]
 
-    async def passed(self, lanes: Lanes, key: str) -> None:
-        """Wait until what is pending now for a session or namespace has been stored or refused.
+    async def passed(self, lanes: Lanes, *keys: str | None) -> None:
+        """Wait until what is pending now for sessions or namespaces has been stored or refused.
+
+        Args:
+            lanes: `log` or `state`.
+            keys: Whose; None is everybody's.
 
         Raises:
             UnavailableError: The backend cannot be reached, or it took longer than the deadline.
         """
+        for key in keys:
+            if key is None:
+                with self.guard:
+                    everybody = list(lanes.by_key)
+                await self.passed(lanes, *everybody)
+            elif key in lanes.by_key:
+                await self._passed(lanes, key)
+
+    async def _passed(self, lanes: Lanes, key: str) -> None:
         with self.guard:
             last = lanes.last(key)
         if last is None:
@@ -189,11 +200,15 @@ class WriteQueue:
             lambda: (first := lanes.first(key)) is None or first.serial > last.serial, f"writes to {key!r}"
         )
 
-    async def emptied(self, patience: float) -> None:
-        """Wait until nothing is pending, for so many seconds at most."""
-        self._hurry()
+    async def settled_for(self, patience: float) -> None:
+        """Wait until what is pending now has been stored or refused, for so many seconds at most."""
         with contextlib.suppress(UnavailableError):  # `left` tells
-            await self._waiters.until(lambda: not self._outstanding, "writes", patient=True, patience=patience)
+            await self._until_stored("writes", patience)
+
+    async def _until_stored(self, what: str, patience: float | None = None) -> None:
+        last = self._serial
+        self._hurry()
+        await self._waiters.until(lambda: self._oldest() > last, what, patient=True, patience=patience)
 
     def _oldest(self) -> float:
         return next(iter(self._outstanding)).serial if self._outstanding else math.inf
@@ -280,6 +295,8 @@ class WriteQueue:
         """
         path = self.scribe.spill()
         if path is not None:
+            with self.guard:
+                self._waiters.fail(UnavailableError(f"they are kept in {path} now"))
             _log.warning(
                 "%d accepted writes are not stored yet: they are kept in %s, for whoever opens the store next",
                 self.pending,

@@ -10,6 +10,7 @@ import pytest
 
 from agentstore.database import Database, db
 from agentstore.drivers import registry
+from agentstore.layers.place import Place
 from agentstore.options import PoolOptions
 from agentstore.records import Message, Record
 from agentstore.url import StoreURL
@@ -59,6 +60,13 @@ def guarantee(name: str) -> Callable[[Test], Test]:
         return test
 
     return mark
+
+
+def elsewhere(database: Database) -> Database:
+    """A Database that nobody here knows of, as if it were in another process."""
+    for side in database._stacks.sides:  # noqa: SLF001  no user has a need for it
+        side.located.place = Place()
+    return database
 
 
 class Contract:

@@ -13,7 +13,7 @@ from agentstore.protocol import Append, SetItems
 from agentstore.queue.journal import Folder, Record, encode
 from agentstore.url import StoreURL
 
-from .common import Contract, assert_rising, contents, guarantee, say, seqs
+from .common import Contract, assert_rising, contents, elsewhere, guarantee, say, seqs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -100,6 +100,34 @@ class DeferredContract(Contract):
         await late.flush()
         assert await contents(late) == ["anew"]
 
+    @pytest.mark.parametrize("alike", [True, False], ids=["set up alike", "set up differently"])
+    async def test_databases_of_one_process_see_each_other(
+        self, late: Database, opened: Callable[..., Database], durability: str, *, alike: bool
+    ) -> None:
+        async with opened(durability if alike else "commit") as other:
+            for number in range(0, 30, 3):
+                await late.append("s", say(str(number)))
+                assert (await contents(other))[-1] == str(number)
+                await other.append("s", say(str(number + 1)))
+                assert (await contents(late))[-1] == str(number + 1)
+                await late.append("s", say(str(number + 2)))
+                head = await other.session("s")
+                assert head is not None
+                assert head.message_count == number + 3
+                await late.state.set("k", number)
+                assert await other.state.get("k") == number
+                assert [item.value for item in await other.state.scan()] == [number]
+                await other.state.set("k", -number)
+                assert await late.state.get("k") == -number
+                assert [session.message_count for session in (await other.sessions()).items] == [number + 3]
+            assert [message.content for message in await other.pop("s")] == ["29"]
+            await late.append("s", say("late"))
+            assert await other.clear("s") == 30
+            assert await contents(late) == []
+            await late.append("s", say("last"))
+        await late.flush()
+        assert await contents(late) == ["last"]
+
     async def test_a_late_retry_stores_nothing(self, late: Database) -> None:
         sent = [say("one"), say("two")]
         await late.append("s", sent)
@@ -114,7 +142,7 @@ class DeferredContract(Contract):
         assert await contents(late) == ["one", "two", "three"]
 
     async def test_the_refused_fail_alone(self, late: Database, opened: Callable[..., Database]) -> None:
-        async with opened("commit") as other:
+        async with elsewhere(opened("commit")) as other:
             assert await late.messages("s") == []
             await late.append("mine", say("one"), user_id="ann")
             await late.flush()

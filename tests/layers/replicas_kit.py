@@ -5,6 +5,8 @@ import copy
 from agentstore.drivers.memory import MemoryBackend
 from agentstore.errors import UnavailableError
 from agentstore.layers.fence import Fence
+from agentstore.layers.noted import Noted
+from agentstore.layers.place import PlaceOf
 from agentstore.layers.replica import Replica
 from agentstore.layers.replicas import Replicated
 from agentstore.options import PoolOptions
@@ -104,7 +106,10 @@ class Rig:
         for number, replica in enumerate(self.replicas):
             replica.follow(self.primary, fence.required)
             followers.append(Replica(f"fake://replica-{number}", replica, patience, self.clock))
-        self.store = Replicated(self.primary, fence, followers)
+        located = PlaceOf(StoreURL("memory"))
+        located.place.enter(None, fence)
+        self.replicated = Replicated(self.primary, fence, followers)
+        self.store = Noted(self.replicated, located)
 
     async def opened(self):
         await self.store.aopen()

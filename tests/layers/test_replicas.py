@@ -211,7 +211,7 @@ async def test_of_many_sessions_the_first_are_taken_for_written_later(rig, monke
         rig.forget()
         await rig.words(session_id)
         assert rig.primary.count("read") == 1
-    assert len(rig.store._fence._last) == 10
+    assert len(rig.replicated.fence._last) == 10
 
 
 async def test_a_position_taken_before_a_write_has_ended_does_not_cover_it(rig):
@@ -419,7 +419,7 @@ async def test_one_that_fails_is_left_out_and_found_again_on_the_side(rig, caplo
     replica.before.clear()
     rig.clock.now += 2
     await rig.words()
-    await until(lambda: not rig.store._looks)
+    await until(lambda: not rig.replicated._looks)
     rig.forget()
     assert await rig.words() == ["first"]
     assert (rig.primary.calls, replica.calls) == ([], ["read"])
@@ -433,7 +433,7 @@ async def test_one_that_says_nothing_is_waited_for_once_and_not_longer_than_its_
     assert rig.primary.count("read") == 1
     rig.clock.now += 1
     assert await rig.words() == []  # the look is under way
-    await until(lambda: not rig.store._looks)
+    await until(lambda: not rig.replicated._looks)
     assert replica.calls == ["read", "aopen", "ping"]
     assert rig.primary.count("read") == 2
 
@@ -447,12 +447,12 @@ async def test_one_that_is_back_but_behind_stays_left_out(rig):
     for _ in range(3):
         rig.clock.now += 3
         assert await rig.words() == ["first"]
-        await until(lambda: not rig.store._looks)
+        await until(lambda: not rig.replicated._looks)
     assert replica.count("read") == 1
     replica.catch_up()
     rig.clock.now += 3
     await rig.words()
-    await until(lambda: not rig.store._looks)
+    await until(lambda: not rig.replicated._looks)
     await rig.words()
     assert replica.count("read") == 2
 
@@ -467,7 +467,7 @@ async def test_one_that_is_wrong_is_an_error_when_it_is_opened_and_a_log_line_la
     for _ in range(5):
         rig.clock.now += 3
         assert await rig.words() == ["first"]
-        await until(lambda: not rig.store._looks)
+        await until(lambda: not rig.replicated._looks)
     errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert errors == ["the replica fake://replica-0 cannot be used as it is: no such user"]
 
@@ -486,7 +486,7 @@ async def test_one_that_cannot_be_opened_yet_is_opened_later(error):
     replica.before.clear()
     rig.clock.now += 1
     await rig.words()
-    await until(lambda: not rig.store._looks)
+    await until(lambda: not rig.replicated._looks)
     assert replica.calls == ["aopen", "ping"]
     await rig.words()
     assert replica.count("read") == 1
@@ -509,7 +509,7 @@ async def test_closing_closes_all_and_ends_a_look_under_way(rig):
     await rig.words()
     await until(lambda: replica.count("ping"))
     await rig.store.aclose()
-    assert not rig.store._looks
+    assert not rig.replicated._looks
     for backend in (rig.primary, replica):
         with pytest.raises(ClosedError):
             await MemoryBackend.ping(backend)

@@ -12,6 +12,7 @@ import pytest
 import servers
 from agentstore import ConfigurationError, RetryOptions, db
 from agentstore.protocol import LaggingError
+from agentstore.testing.common import elsewhere
 from agentstore.url import StoreURL
 from servers import mysql, postgresql
 from servers.redis import client
@@ -57,7 +58,7 @@ class Pair:
     def database(self, **settings):
         """With its replica, whose answers are counted."""
         database = db(self.url, replicas=[self.replica_url], retry=RETRY, **settings)
-        (replica,) = database._stacks.sides[0].below._replicas
+        (replica,) = database._stacks.sides[0].replicated.replicas
         for name in ("read", "heads", "list_sessions", "get_items", "scan"):
             setattr(replica.backend, name, self._counted(getattr(replica.backend, name)))
         return database
@@ -108,7 +109,7 @@ class Replicas:
         pair.go_on()
 
     async def test_reads_arrive_at_the_replica(self, pair):
-        async with pair.database() as database, db(pair.url) as other:
+        async with pair.database() as database, elsewhere(db(pair.url)) as other:
             await database.append("s", said("own"))
             await pair.by_replica(database)
             pair.hold()
@@ -127,7 +128,7 @@ class Replicas:
             assert len({pool.url.partition("@")[2].partition("/")[0] for pool in database.stats().pools}) == 2
 
     async def test_own_writes_are_seen_while_replication_rests(self, pair):
-        async with pair.database() as database, db(pair.url) as other:
+        async with pair.database() as database, elsewhere(db(pair.url)) as other:
             await other.append("there before", said("hello"))
             await database.append("s", said("first"))
             await pair.by_replica(database)
@@ -247,8 +248,20 @@ class Replicas:
         async with pair.database() as database:
             assert await pair.words(database) == ["first", "second"]
 
+    async def test_what_other_databases_of_this_process_write_is_seen(self, pair):
+        async with pair.database() as database, pair.database() as alike, db(pair.url) as plain:
+            await plain.append("s", said("first"))
+            await pair.by_replica(database)
+            pair.hold()
+            await alike.append("s", said("second"))
+            assert await pair.words(database) == ["first", "second"]
+            await plain.append("s", said("third"))
+            await plain.state.set("k", 1)
+            assert await pair.words(database) == await pair.words(alike) == ["first", "second", "third"]
+            assert await database.state.get("k") == 1
+
     async def test_a_session_is_exported_and_forked_from_the_primary(self, pair):
-        async with pair.database() as database, db(pair.url) as other:
+        async with pair.database() as database, elsewhere(db(pair.url)) as other:
             await database.append("s", said("own"))
             await pair.by_replica(database)
             pair.hold()
@@ -329,16 +342,16 @@ class TestPostgreSQL(Replicas):
         postgresql.execute(pair.url, emit.format(1000))
         around = at() - start - 1000
         async with pair.database() as database:
-            layer = database._stacks.sides[0].below
+            layer = database._stacks.sides[0].replicated
             await pair.by_replica(database)
 
             async def reached():
                 await asyncio.to_thread(fill_a_page, around)
-                position = await layer._fence.look()
+                position = await layer.fence.look()
                 if position is None or int(position.text.rpartition("/")[2]) % 8192:
                     return False  # the server has written something of its own in between
-                with layer._fence.requiring(position):
-                    await until(lambda: has_come(layer._replicas[0].backend))
+                with layer.fence.requiring(position):
+                    await until(lambda: has_come(layer.replicas[0].backend))
                 return True
 
             await until(reached)
@@ -348,7 +361,7 @@ class TestPostgreSQL(Replicas):
         async with pair.database() as database:
             await database.append("s", said("own"))
             await pair.by_replica(database)
-            (replica,) = database._stacks.sides[0].below._replicas
+            (replica,) = database._stacks.sides[0].replicated.replicas
             replica.backend._connector.pooled = True
             before = pair.answered
             assert await pair.words(database) == ["own"]
@@ -461,7 +474,7 @@ class TestRedis(Replicas):
         retry = RetryOptions(attempts=50, deadline=60.0)
         async with db(server.url, replicas=[url], retry=retry) as database:
             await database.append("s", said("first"))
-            (follower,) = database._stacks.sides[0].below._replicas
+            (follower,) = database._stacks.sides[0].replicated.replicas
 
             async def arrived():
                 await database.messages("s")

@@ -55,11 +55,11 @@ def test_a_replica_is_named_once():
 )
 def test_what_may_be_a_replica_is_taken(primary, replica):
     database = db(primary, replicas=iter([replica]))
-    assert len(database._stacks.sides[0].below._replicas) == 1
+    assert len(database._stacks.sides[0].replicated.replicas) == 1
 
 
 def test_the_state_has_replicas_only_where_it_shares_the_backend():
     apart = db(PRIMARY, "postgresql://h/state", replicas=["postgresql://r/talks"])
-    assert [hasattr(side.below, "_replicas") for side in apart._stacks.sides] == [True, False]
+    assert [side.replicated is not None for side in apart._stacks.sides] == [True, False]
     (shared,) = db(PRIMARY, replicas=["postgresql://r/talks"])._stacks.sides
-    assert hasattr(shared.below, "_replicas")
+    assert shared.replicated is not None

@@ -190,7 +190,7 @@ async def test_one_line_when_it_goes_and_one_when_it_is_back(tmp_path, monkeypat
 
 
 def strings_of(side):
-    return side.below._inner._logs.get("s", ())
+    return side.below._inner._inner._logs.get("s", ())
 
 
 # --- ends ---
