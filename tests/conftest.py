@@ -8,6 +8,8 @@ import pytest
 
 import servers
 
+pytest.register_assert_rewrite("sql_marks")
+
 ONCE = re.compile(
     r"tests/drivers/(postgresql|mysql|redis|mongodb|clickhouse)/|tests/faults/|tests/contract/test_pgbouncer|Cluster|Sentinel"
     r"|test_replicas_(servers|contract)|tests/contract/test_(deferred|clickhouse|mongodb)|Encrypted"

@@ -10,8 +10,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
+from agentstore import rules
 from agentstore.errors import UnavailableError
-from agentstore.protocol import Append, Expire, SetItems
 
 from .base import Layer
 from .breaker import Breaker
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from agentstore.findings import Finding
     from agentstore.options import RetryOptions
-    from agentstore.protocol import Backend, Change, Find, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
+    from agentstore.protocol import Append, Backend, Change, Find, GetItems, Head, Listing, Outcome, Read, Scan, StateOp
     from agentstore.records import Message, Page, Session, StateItem
     from agentstore.stats import Events
 
@@ -86,7 +86,7 @@ class Retrying(Layer):
     # --- conversations ---
 
     async def append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
-        return await self._batch(self._inner.append, batch, _may_append_again)
+        return await self._batch(self._inner.append, batch, rules.repeatable)
 
     async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
         return await self._batch(self._inner.read, batch, _always)
@@ -127,7 +127,7 @@ class Retrying(Layer):
         return await self._batch(self._inner.get_items, batch, _always)
 
     async def write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:
-        return await self._batch(self._inner.write_items, batch, _may_write_again)
+        return await self._batch(self._inner.write_items, batch, rules.repeatable)
 
     async def scan(self, scan: Scan) -> list[StateItem]:
         return await self._call(_always, self._inner.scan, scan)
@@ -266,18 +266,6 @@ def _always(_: object) -> bool:
 
 def _never(_: object) -> bool:
     return False
-
-
-def _may_append_again(op: Append) -> bool:
-    """Ids keep an append from being stored twice, and what is stored whole succeeds whatever `expected_seq` says.
-
-    Only without messages there are no ids by which it would be known.
-    """
-    return bool(op.messages) or op.expected_seq is None
-
-
-def _may_write_again(op: StateOp) -> bool:
-    return isinstance(op, Expire) or (isinstance(op, SetItems) and op.if_version is None)
 
 
 if TYPE_CHECKING:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from agentstore.protocol import Append, SetItems, StateOp
 
 from .group import Grouping
+from .halving import outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -41,13 +43,14 @@ class Direct(Generic[Op, Out]):
         deadline: float,
         watch: Watch | None = None,
     ) -> None:
+        each = partial(outcomes, run)
         grouping: Grouping[Any, Out]
         self._submit: Callable[[Op], Awaitable[Out]]
         if watch is None:
-            grouping = Grouping(run, tally, deadline, weigh=_size)
+            grouping = Grouping(each, tally, deadline, weigh=_size)
             self._submit = grouping.submit
         else:
-            watched = _Watched(run, watch)
+            watched = _Watched(each, watch)
             grouping = Grouping(watched.run, tally, deadline, weigh=watched.size)
             self._submit = lambda op: grouping.submit((op, watch.caller()))
         self._grouping = grouping
@@ -80,11 +83,13 @@ class Direct(Generic[Op, Out]):
 class _Watched(Generic[Op, Out]):
     """Carries out batches of writes and their callers."""
 
-    def __init__(self, run: Callable[[Sequence[Op]], Awaitable[Sequence[Outcome[Out]]]], watch: Watch) -> None:
+    def __init__(
+        self, run: Callable[[Sequence[Op]], Awaitable[Sequence[Outcome[Out] | Exception]]], watch: Watch
+    ) -> None:
         self._run = run
         self._watch = watch
 
-    async def run(self, batch: Sequence[tuple[Op, Caller]]) -> Sequence[Outcome[Out]]:
+    async def run(self, batch: Sequence[tuple[Op, Caller]]) -> Sequence[Outcome[Out] | Exception]:
         ops = [op for op, _ in batch]
         callers = [caller for _, caller in batch]
         return await self._watch.commit(lambda: self._run(ops), callers, sum(map(_size, ops)))

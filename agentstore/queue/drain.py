@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from agentstore.errors import AgentstoreError, ClosedError, UnavailableError
+from agentstore.errors import AgentstoreError
 
+from . import halving
+from .halving import UNREACHED
 from .pending import MAX_GROUP
 
 if TYPE_CHECKING:
@@ -172,7 +174,7 @@ class Hand:
         left: list[Entry] = []
         for entry in part.entries:
             outcome = entry.refusal or told[entry]
-            if isinstance(outcome, (UnavailableError, ClosedError)):
+            if isinstance(outcome, UNREACHED):
                 failure = outcome
                 left.append(entry)
             elif not isinstance(outcome, AgentstoreError):
@@ -195,23 +197,9 @@ class Hand:
 async def outcomes(
     store: Callable[[Sequence[Any]], Awaitable[Sequence[Outcome[Any]]]], ops: Sequence[Deferrable]
 ) -> list[Outcome[Any]]:
-    """An outcome for each, whatever happens: an operation that upsets a whole batch is found by halving it."""
-    try:
-        return list(await store(ops)) if ops else []
-    except (UnavailableError, ClosedError) as error:
-        return [error] * len(ops)
-    except Exception as error:  # noqa: BLE001  it becomes the outcome of the operation that is to blame
-        return await _halves(store, ops) if len(ops) > 1 else [_blame(error)]
-
-
-async def _halves(
-    store: Callable[[Sequence[Any]], Awaitable[Sequence[Outcome[Any]]]], ops: Sequence[Deferrable]
-) -> list[Outcome[Any]]:
-    half = len(ops) // 2
-    first = await outcomes(store, ops[:half])
-    if isinstance(first[-1], (UnavailableError, ClosedError)):  # what comes later must not overtake it
-        return [*first, *[first[-1]] * (len(ops) - half)]
-    return [*first, *await outcomes(store, ops[half:])]
+    """An outcome for each, whatever happens."""
+    told = await halving.outcomes(store, ops)
+    return [_blame(outcome) if isinstance(outcome, Exception) else outcome for outcome in told]
 
 
 def _blame(error: Exception) -> AgentstoreError:

@@ -54,7 +54,7 @@ class Grouping(Generic[Op, Out]):
 
     def __init__(
         self,
-        run: Callable[[Sequence[Op]], Awaitable[Sequence[Outcome[Out]]]],
+        run: Callable[[Sequence[Op]], Awaitable[Sequence[Outcome[Out] | Exception]]],
         tally: Tally,
         deadline: float | None = None,
         *,

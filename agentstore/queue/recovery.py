@@ -6,10 +6,11 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from agentstore.errors import AgentstoreError, ClosedError, CorruptRecordError, UnavailableError
+from agentstore.errors import AgentstoreError, CorruptRecordError
 from agentstore.protocol import Append, Mark
 
 from .drain import outcomes
+from .halving import UNREACHED
 from .journal import decode
 from .pending import MAX_GROUP_BYTES, Entry, io
 
@@ -58,7 +59,7 @@ async def retry_refused(store: Backend, folder: Folder) -> tuple[int, list[Agent
     for path, record in await asyncio.wrap_future(io.submit(lambda: list(folder.refused()))):
         op = decode(record.payload)
         (told,) = await outcomes(store.append if isinstance(op, Append) else store.write_items, [op])
-        if isinstance(told, (UnavailableError, ClosedError)):
+        if isinstance(told, UNREACHED):
             raise told
         if isinstance(told, AgentstoreError):
             reasons.append(told)
@@ -105,7 +106,7 @@ async def _entry(folder: Folder, leftover: Leftover, record: Record) -> Entry | 
 
 async def _judge(folder: Folder, entries: list[Entry], told: list[Any]) -> None:
     for entry, outcome in zip(entries, told, strict=True):
-        if isinstance(outcome, (UnavailableError, ClosedError)):
+        if isinstance(outcome, UNREACHED):
             raise outcome
         if isinstance(outcome, AgentstoreError):
             await put_aside(folder, entry, outcome)

@@ -7,6 +7,7 @@ guarantees (order, once, ownership, expiry, versions) are spelt once for all bac
 from .listings import listing_key, make_cursor, page, prefix_end, read_cursor
 from .marks import Marks, advanced, marks_from_text, marks_to_text, passed
 from .outcomes import each
+from .repeating import repeatable
 from .sessions import (
     Numbering,
     Stored,
@@ -44,6 +45,7 @@ __all__ = [
     "plan_appends",
     "prefix_end",
     "read_cursor",
+    "repeatable",
     "rewritten",
     "shortened",
     "summand",

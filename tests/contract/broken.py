@@ -103,10 +103,8 @@ class ForgetsSeqsOfTheDeleted(MemoryBackend):
 class OneBadAppendFailsAll(MemoryBackend):
     async def append(self, batch):
         outcomes = await super().append(batch)
-        for outcome in outcomes:
-            if isinstance(outcome, AgentstoreError):
-                raise outcome
-        return outcomes
+        bad = [outcome for outcome in outcomes if isinstance(outcome, AgentstoreError)]
+        return bad[:1] * len(batch) or outcomes  # (raised, it would concern the batch, and the queue finds the culprit)
 
 
 class StoresPartOfAnAppend(MemoryBackend):

@@ -128,7 +128,6 @@ def make():
     return db(f"sqlite:///{sys.argv[1]}/store.db", durability="journal", queue=QueueOptions(journal_dir=sys.argv[1]))
 database = make()
 database.sync.append("s", {"role": "user", "content": "parent"})
-database.sync.flush()  # no thread may be inside SQLite when the process forks: its locks would stay locked in the child
 child = os.fork()
 if child:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

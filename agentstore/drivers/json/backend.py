@@ -12,6 +12,7 @@ from aiofiles.os import wrap
 
 from agentstore.concurrency import DaemonExecutor, uncancelled
 from agentstore.errors import ClosedError, ConfigurationError
+from agentstore.forking import SQLITE
 
 from .conversations import Conversations
 from .examine import examine
@@ -67,7 +68,8 @@ class JSONBackend:
         self._closed = True
         self._writer.shutdown()
         self._readers.shutdown()
-        self._folder.close()
+        with SQLITE:
+            self._folder.close()
 
     def pools(self) -> Sequence[PoolStats]:
         return ()
@@ -147,7 +149,7 @@ class JSONBackend:
         return await uncancelled(future)
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with translated(self._path):
+        with SQLITE, translated(self._path):
             try:
                 return function(*args, **kwargs)
             except sqlite3.DatabaseError as error:

@@ -9,6 +9,8 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from agentstore.forking import SQLITE
+
 from .failures import DAMAGED, code_of
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ CREATE INDEX items_expiring ON items (expires_at) WHERE expires_at IS NOT NULL;
 
 
 class Index:
-    """A connection to ``index.db`` for each thread.
+    """A connection to ``index.db`` for each thread, which must be inside `SQLITE` when it asks for it and uses it.
 
     A connection is good only as long as the path leads to the file that this process has compared with the logs:
     another process, or a person, may have put another one there.
@@ -117,6 +119,11 @@ class Index:
             self._opened.remove(connection)
             connection.close()
 
+    def part(self) -> None:
+        """Close all connections for a fork; the file stays accepted."""
+        _close_all(self._opened)
+        self._here = threading.local()
+
     def close(self) -> None:
         """Close all connections; no thread uses one any more."""
         self._end()
@@ -128,7 +135,8 @@ class Index:
             return None
 
     def _connect(self) -> sqlite3.Connection:
-        # Whoever closes the store closes the connections of all threads.
+        SQLITE.connecting(self)
+        # Whoever closes the store, or forks, closes the connections of all threads.
         connection = sqlite3.connect(
             self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False, cached_statements=256
         )

@@ -177,7 +177,7 @@ class SQLiteBackend:
         return threads[::-1]
 
     def _thread(self, connect: Callable[[Place, PoolOptions], sqlite3.Connection]) -> ConnectionThread:
-        return ConnectionThread(partial(_connected, connect, self._place, self._pool))
+        return ConnectionThread(partial(_connected, connect, self._place, self._pool), parts=not self._place.in_memory)
 
     def _open(self, thread: ConnectionThread | None) -> ConnectionThread:
         if self._closed or thread is None:

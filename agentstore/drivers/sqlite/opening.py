@@ -23,7 +23,8 @@ def connect_writer(place: Place, pool: PoolOptions) -> sqlite3.Connection:
     """The connection that writes, with the tables of this release behind it. Notes which file it is.
 
     Raises:
-        UnavailableError: The folder is missing, or the file system cannot do what WAL needs.
+        UnavailableError: The folder is missing, or the file system cannot do what WAL needs, or the file is not the
+            one that was noted before.
         SchemaError: A newer release wrote this database.
         sqlite3.Error: Whatever else goes wrong.
     """
@@ -34,7 +35,8 @@ def connect_writer(place: Place, pool: PoolOptions) -> sqlite3.Connection:
             hint="Create it, or correct the database URL",
             passing=False,
         )
-    connection = sqlite3.connect(path, isolation_level=None)
+    place.check()
+    connection = _connect(place)
     try:
         if not place.in_memory:
             _set_wal(connection, path, pool.connect_timeout)
@@ -57,7 +59,7 @@ def connect_reader(place: Place, pool: PoolOptions) -> sqlite3.Connection:
         sqlite3.Error: Whatever else goes wrong.
     """
     place.check()  # where there is none, connecting would make one
-    connection = sqlite3.connect(place.path, isolation_level=None)
+    connection = _connect(place)
     try:
         place.check()
         _set_patience(connection, pool.statement_timeout)
@@ -66,6 +68,11 @@ def connect_reader(place: Place, pool: PoolOptions) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _connect(place: Place) -> sqlite3.Connection:
+    # Before a fork another thread closes it.
+    return sqlite3.connect(place.path, isolation_level=None, check_same_thread=False)
 
 
 def _set_patience(connection: sqlite3.Connection, seconds: float) -> None:

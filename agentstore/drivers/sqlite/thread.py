@@ -16,6 +16,7 @@ import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL as END
 
 from agentstore.errors import ClosedError, UnavailableError
+from agentstore.forking import SQLITE
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,23 +29,23 @@ class ConnectionThread:
     """A SQLite connection that any thread and event loop may use.
 
     Its thread starts at once. Dropped without `close`, it ends that by itself. In a forked process there is neither
-    thread nor connection: nothing can be run, and there is nothing to close or wait for.
+    thread nor connection: nothing can be run, and there is nothing to close or wait for. The parent connects anew.
 
     Args:
-        connect: Makes the connection, on its thread.
+        connect: Makes the connection, on its thread; any thread may close it.
+        parts: Whether it can be closed for a fork; not so where all that is stored would be gone.
 
     Raises:
         UnavailableError: The system gives no thread.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, connect: Callable[[], sqlite3.Connection], *, parts: bool = True) -> None:
         worker = aiosqlite.Connection(connect, iter_chunk_size=1)
         self._queue = worker._tx  # noqa: SLF001  the one thing we lean on; pyproject.toml holds aiosqlite's version
         self._thread = worker._thread  # noqa: SLF001  as above
         self._thread.daemon = True
         self._thread.name = "agentstore-sqlite"
-        self._connect = connect
-        self._held = _Held()
+        self._held = _Held(connect, parts=parts)
         self._guard = threading.Lock()  # held while one item is queued
         self._ending = False
         self._pid = os.getpid()
@@ -60,11 +61,10 @@ class ConnectionThread:
             ClosedError: `close` was called.
             UnavailableError: This is a forked process.
         """
-        held, connect = self._held, self._connect
+        held = self._held
 
         def connected() -> None:
-            if held.connection is None:
-                held.connection = connect()
+            held.open()
 
         return self._enqueue(connected)
 
@@ -95,7 +95,8 @@ class ConnectionThread:
             held = self._held
 
             def closed() -> object:
-                held.close()
+                with SQLITE:
+                    held.close()
                 return END
 
             self._queue.put_nowait((None, closed))
@@ -137,16 +138,32 @@ class ConnectionThread:
 class _Held:
     """The connection, apart from `ConnectionThread`: what the thread refers to must not keep that alive."""
 
-    def __init__(self) -> None:
-        self.connection: sqlite3.Connection | None = None
+    def __init__(self, connect: Callable[[], sqlite3.Connection], *, parts: bool) -> None:
+        self._connect = connect
+        self._parts = parts
+        self._connection: sqlite3.Connection | None = None
+        self._is_open = False
+
+    def open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            SQLITE.connecting(self)
+            self._connection = self._connect()
+        self._is_open = True
+        return self._connection
 
     def get(self) -> sqlite3.Connection:
-        if self.connection is None:
+        if not self._is_open:
             raise ClosedError("this store is not open")
-        return self.connection
+        return self._connection or self.open()
+
+    def part(self) -> None:
+        if self._parts and self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def close(self) -> None:
-        connection, self.connection = self.connection, None
+        self._is_open = False
+        connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
@@ -165,7 +182,8 @@ class _Work(Generic[T]):
         del self._function, self.future, self._loop
         if not future.cancelled():
             try:
-                result = function()
+                with SQLITE:
+                    result = function()
             except BaseException as error:  # noqa: BLE001  who waits is told, whatever it is
                 _tell(loop, _set_exception, future, error)
             else:

@@ -96,7 +96,8 @@ async def test_logs_that_came_or_went_while_closed_are_noticed(folder, store, tm
     await again.aclose()
 
 
-async def test_cost_does_not_grow_with_the_session(store, monkeypatch):
+async def test_cost_does_not_grow_with_the_session(folder, monkeypatch):
+    store = backend(folder, size=1)  # one reader, whose steps are counted
     read = []
     original = files.read_spans
 
@@ -135,6 +136,7 @@ async def test_cost_does_not_grow_with_the_session(store, monkeypatch):
     assert costs[200][0] == costs[5_000][0] == 51
     assert costs[5_000][1] <= costs[200][1] * 1.5 + 5
     assert replayed == []
+    await store.aclose()
 
 
 async def test_restored_and_expired_sessions_survive_a_new_index(folder, store):

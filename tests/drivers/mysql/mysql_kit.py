@@ -57,6 +57,12 @@ def execute(url, *statements):
         return cursor.fetchall()
 
 
+def value(url, select):
+    """The one text that a SELECT finds."""
+    ((found,),) = execute(url, select)
+    return found.decode() if isinstance(found, bytes) else found
+
+
 async def until(condition):
     """Wait until the condition holds."""
     async with asyncio.timeout(20):

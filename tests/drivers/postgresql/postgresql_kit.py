@@ -10,7 +10,9 @@ from agentstore.records import Message
 from agentstore.url import StoreURL
 from servers.postgresql import execute
 
-__all__ = ["execute", "make", "turn", "until", "within", "words"]
+__all__ = ["execute", "make", "turn", "until", "value", "within", "words"]
+
+value = execute  # it gives what a SELECT finds as one text
 
 
 def make(url, **options):
