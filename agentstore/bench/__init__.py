@@ -1,0 +1,1 @@
+"""How fast a store is, measured in a way that others can repeat: `agentstore bench`."""
