@@ -14,7 +14,7 @@ from pymysql.constants import CLIENT
 
 from agentstore.drivers.mysql.settings import settings
 
-from .sql import BARE, COLUMNS, MESSAGE, KnownError, messages, micros, row
+from .sql import BARE, COLUMNS, MESSAGE, check_unknown, messages, micros, row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentstore.records import Message
     from agentstore.url import StoreURL
 
-    from . import Turn
+    from . import Raw, Turn
 
 _POOL = 10
 _WIDTH = len(COLUMNS.split(", "))
@@ -33,9 +33,7 @@ _COUNTED = (
     " message_count = message_count + VALUES(message_count), last_seq = last_seq + VALUES(last_seq)"
 )
 _SEQS = "SELECT session_id, last_seq FROM agentstore_sessions FORCE INDEX (PRIMARY) WHERE session_id IN "
-_KNOWN = (
-    "SELECT session_id, id FROM agentstore_messages FORCE INDEX (agentstore_messages_by_id) WHERE id_key IN "
-)
+_KNOWN = "SELECT session_id, id FROM agentstore_messages FORCE INDEX (agentstore_messages_by_id) WHERE id_key IN "
 _ADD = f"INSERT INTO agentstore_messages ({COLUMNS}, seq) VALUES "
 _LAST = (
     f"SELECT {MESSAGE} FROM agentstore_messages FORCE INDEX (PRIMARY) WHERE session_id = %s ORDER BY seq DESC LIMIT %s"
@@ -51,7 +49,7 @@ _GET = (
 )
 
 
-class MySQL:
+class _MySQL:
     """A pool of ten connections, for MariaDB too.
 
     Args:
@@ -64,6 +62,8 @@ class MySQL:
         self._stored: set[str] = set()
         self._named: set[str] = set()
 
+    groups = 2  # at once: 1.3 times the rate of one, for one is encoded while the server carries out the other
+
     async def aopen(self) -> None:
         known = self._settings
         (host, port), *_ = known.hosts or [("localhost", 0)]
@@ -74,7 +74,7 @@ class MySQL:
             user=known.user,
             password=known.password,
             db=known.database,
-            ssl=None if not known.tls.insists else known.context(),
+            ssl=known.context(),  # used if the server offers TLS, as agentstore does it
             charset="utf8mb4",
             client_flag=CLIENT.MULTI_STATEMENTS,
             autocommit=True,
@@ -116,8 +116,7 @@ class MySQL:
                 last = {_text(session_id): seq for session_id, seq in await cursor.fetchall()}
                 await cursor.nextset()
                 known = {(_text(session_id), _text(name)) for session_id, name in await cursor.fetchall()}
-                if known and known.intersection((found[0], found[2]) for found in new):
-                    raise KnownError(f"{known} are there")
+                check_unknown(known, new)
                 values: list[Any] = []
                 start = 0
                 for session_id, turn in turns:
@@ -172,6 +171,6 @@ def _text(found: bytes) -> str:
     return found.decode()
 
 
-def by_hand(url: StoreURL) -> MySQL:
+def by_hand(url: StoreURL) -> Raw:
     """For a store of this URL."""
-    return MySQL(settings(url))
+    return _MySQL(settings(url))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentstore.records import Message
     from agentstore.url import StoreURL
 
-    from . import Turn
+    from . import Raw, Turn
 
 _POOL = 10
 _TYPES = ("text", "bigint", *("text",) * 8, "bigint")
@@ -31,7 +31,7 @@ _NEW = ", ".join(f"n.{name}" for name in COLUMNS.split(", "))
 _ARRAYS = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(_TYPES, 4))
 
 
-class PostgreSQL:
+class _PostgreSQL:
     """A pool of ten connections, which are not reset between two uses: nothing is left behind on them.
 
     Args:
@@ -68,9 +68,7 @@ class PostgreSQL:
             " FROM heads AS h JOIN new AS n USING (session_id))"
             " SELECT (SELECT count(*) FROM heads), number FROM known"
         )
-        self._last = (
-            f"SELECT {MESSAGE} FROM {self._messages} WHERE session_id = $1 ORDER BY seq DESC LIMIT $2"
-        )
+        self._last = f"SELECT {MESSAGE} FROM {self._messages} WHERE session_id = $1 ORDER BY seq DESC LIMIT $2"
         self._set = (
             f"INSERT INTO {self._state} (namespace, key, value, version)"
             f" VALUES ($1, $2, $3, nextval('{self._versions}')) ON CONFLICT (namespace, key) DO UPDATE"
@@ -80,7 +78,11 @@ class PostgreSQL:
             f"SELECT value FROM {self._state} WHERE namespace = $1 AND key = $2 AND (expires_at IS NULL OR"
             " expires_at > extract(epoch FROM clock_timestamp()) * 1000000)"
         )
-        self._insert = f"INSERT INTO {self._bare} ({COLUMNS}) VALUES ({', '.join(f'${n + 1}' for n in range(len(_TYPES)))})"
+        self._insert = (
+            f"INSERT INTO {self._bare} ({COLUMNS}) VALUES ({', '.join(f'${n + 1}' for n in range(len(_TYPES)))})"
+        )
+
+    groups = 2  # at once: 1.2 times the rate of one, for one is encoded while the server carries out the other
 
     async def aopen(self) -> None:
         (host, port), *_ = self._target.hosts
@@ -88,7 +90,9 @@ class PostgreSQL:
             host=host, port=port, min_size=_POOL, max_size=_POOL, reset=_left, **self._target.arguments()
         )
         await self._pool.execute(f"CREATE SEQUENCE IF NOT EXISTS {self._versions}")
-        await self._pool.execute(f"CREATE TABLE IF NOT EXISTS {self._bare} AS SELECT {COLUMNS} FROM {self._messages} LIMIT 0")
+        await self._pool.execute(
+            f"CREATE TABLE IF NOT EXISTS {self._bare} AS SELECT {COLUMNS} FROM {self._messages} LIMIT 0"
+        )
 
     async def aclose(self) -> None:
         for table in (self._sessions, self._messages):
@@ -131,6 +135,6 @@ async def _left(_: object) -> None:
     """Instead of asyncpg's RESET, which costs a round trip."""
 
 
-def by_hand(url: StoreURL) -> PostgreSQL:
+def by_hand(url: StoreURL) -> Raw:
     """For a store of this URL."""
-    return PostgreSQL(Target.of(url))
+    return _PostgreSQL(Target.of(url))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from agentstore.drivers.redis.place import Place
     from agentstore.url import StoreURL
 
-    from . import Turn
+    from . import Raw, Turn
 
 _POOL = 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,7 +55,7 @@ return version
 _SEQ = 19  # digits
 
 
-class ByHand:
+class _Redis:
     """A pool of ten connections to one server.
 
     Args:
@@ -68,6 +68,8 @@ class ByHand:
         self._append = sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
         self._set = sha1(_SET.encode(), usedforsecurity=False).hexdigest()
         self._redis: Redis
+
+    groups = 2  # at once: 1.4 times the rate of one, for one is encoded while the server carries out the other
 
     async def aopen(self) -> None:
         place, (address, *_) = self._place, self._place.addresses
@@ -108,7 +110,7 @@ class ByHand:
                 raise RuntimeError("known ids")
 
     async def last(self, session_id: str, limit: int) -> list[Message]:
-        found = await self._redis.zrange(f"{self._prefix}:{{{session_id}}}:log", 0, limit - 1, desc=True)
+        found: Any = await self._redis.zrange(f"{self._prefix}:{{{session_id}}}:log", 0, limit - 1, desc=True)
         return [_message(record) for record in reversed(found)]
 
     async def set(self, namespace: str, key: str, value: Any) -> int:
@@ -118,7 +120,7 @@ class ByHand:
         return version
 
     async def get(self, namespace: str, key: str) -> Any:
-        found = await self._redis.get(f"{self._prefix}:n:{{{namespace}}}:item:{key}")
+        found: Any = await self._redis.get(f"{self._prefix}:n:{{{namespace}}}:item:{key}")
         return None if found is None else json.loads(codec.unescape(found.partition(b" ")[2].decode()))
 
     async def insert(self, session_id: str, messages: Sequence[Message]) -> None:
@@ -154,7 +156,7 @@ def _message(record: bytes) -> Message:
     )
 
 
-def by_hand(url: StoreURL) -> ByHand:
+def by_hand(url: StoreURL) -> Raw:
     """For a store of this URL.
 
     Raises:
@@ -163,4 +165,4 @@ def by_hand(url: StoreURL) -> ByHand:
     place = parse(url)
     if place.mode != "single" or place.tls is not None or not place.addresses[0].port:
         raise ConfigurationError(f"{url} has no raw counterpart: that is for one server over plain TCP")
-    return ByHand(place)
+    return _Redis(place)

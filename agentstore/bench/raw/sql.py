@@ -1,4 +1,4 @@
-"""What is the same by hand on every SQL server: rows of agentstore's tables, written and read with as little as does."""
+"""What is the same by hand on every SQL server: rows of agentstore's tables."""
 
 from __future__ import annotations
 
@@ -55,6 +55,16 @@ def row(session_id: str, message: Message) -> tuple[Any, ...]:
         message.run_id,
         (message.created_at - _EPOCH) // _MICROSECOND,
     )
+
+
+def check_unknown(known: set[tuple[str, str]], new: Iterable[Sequence[Any]]) -> None:
+    """Let rows pass of which no (session id, id) is among those that are there.
+
+    Raises:
+        KnownError: One is.
+    """
+    if known and (there := known.intersection((found[0], found[2]) for found in new)):
+        raise KnownError(f"{len(there)} ids are there already")
 
 
 def messages(found: Iterable[Sequence[Any]]) -> list[Message]:

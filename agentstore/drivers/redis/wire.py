@@ -6,12 +6,12 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from agentstore import codec
+from agentstore.drivers.recent import Clock, Recent
 from agentstore.errors import AgentstoreError
 
 from .client import Client, Command
 from .keys import Keys
 from .place import parse
-from .recent import Clock, Recent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -62,7 +62,7 @@ class Wire:
         self.keys = Keys(self.place.prefix)
         self.patience = options.statement_timeout
         self.one_server = self.place.mode != "cluster"
-        self.recent = Recent()
+        self.recent: Recent[str] = Recent()
         self.clock = Clock()
         self.following: Following | None = None
         self._pools = pools

@@ -1,8 +1,8 @@
-"""What this process wrote last, and the server's clock: enough to plan most appends without asking first.
+"""What this process wrote last, and the server's clock: enough to plan most writes without asking first.
 
-Such a plan is a guess. The script that carries it out compares the session's version and looks for the message ids as
-always, and refuses a time that is not the server's; then the append is planned again from what is there. So a guess
-can cost a round trip, and saves one wherever nobody else writes to the session.
+Such a plan is a guess. The write that carries it out compares the version of what it replaces and looks for the message
+ids as always, and refuses a time that is not the server's; then it is planned again from what is there. So a guess can
+cost a round trip, and saves one wherever nobody else writes there: half the time of a turn on PostgreSQL and MariaDB.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from agentstore import rules
-from agentstore.records import copy_json
-
-from . import records
+from agentstore.protocol import SetItems
+from agentstore.records import StateItem, copy_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from agentstore.protocol import Append
+    from agentstore.protocol import Append, StateOp
     from agentstore.records import Session
 
-_MOST = 4096  # sessions
+Name: TypeAlias = tuple[str, str]
+"""Namespace and key of an item."""
+
+_MOST = 4096  # sessions, and items
 _LARGE = 4096  # characters of a head: longer ones are not kept here
 _SHARED = 1.0  # seconds for which a session that somebody else wrote to is not guessed
 _HEARD = 5.0  # seconds for which the clock runs by itself
@@ -34,20 +36,23 @@ _SURELY = timedelta(seconds=2)  # a session that expires sooner is not guessed
 _STEP = timedelta(microseconds=1)
 
 
-class Known(NamedTuple):
-    """A session as it was written last: with the version of its head, and the text of its marks."""
+V = TypeVar("V")
+
+
+class Known(NamedTuple, Generic[V]):
+    """A session as it was written last: with what the driver knows its version by, and the text of its marks."""
 
     session: Session
-    version: str
+    version: V
     marks: str | bytes
 
 
-class Recent:
+class Recent(Generic[V]):
     """Sessions as they were written last, for any thread."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._sessions: dict[str, Known] = {}
+        self._sessions: dict[str, Known[V]] = {}
         self._shared: dict[str, float] = {}
 
     def forget(self, session_id: str) -> None:
@@ -55,7 +60,7 @@ class Recent:
         with self._guard:
             self._sessions.pop(session_id, None)
 
-    def put(self, session: Session, version: str, marks: str | bytes, size: int) -> None:
+    def put(self, session: Session, version: V, marks: str | bytes, size: int) -> None:
         """It was written so, with this version and these marks. `size` is the length of its head."""
         if session.metadata:  # the caller has parts of it, and may change them
             session = replace(session, metadata=copy_json(session.metadata))
@@ -75,9 +80,9 @@ class Recent:
                 del self._shared[known]
             self._shared[session_id] = now + _SHARED
 
-    def guess(self, ops: Iterable[Append], now: datetime) -> dict[str, Known]:
+    def guess(self, ops: Iterable[Append], now: datetime) -> dict[str, Known[V]]:
         """The sessions of these appends that need not be asked for, with versions: only a race makes them fail."""
-        found: dict[str, Known] = {}
+        found: dict[str, Known[V]] = {}
         barred: set[str] = set()
         for op in ops:
             known = self._sessions.get(op.session_id)
@@ -88,15 +93,62 @@ class Recent:
         return {session_id: known for session_id, known in found.items() if session_id not in barred}
 
 
-def _simple(op: Append, known: Known, now: datetime) -> bool:
+def _simple(op: Append, known: Known[Any], now: datetime) -> bool:
     session = known.session
     return (
         op.expected_seq is None
         and op.metadata is None
         and (op.user_id is None or session.user_id in {None, op.user_id})
         and (session.expires_at is None or session.expires_at > now + _SURELY)
-        and not (op.mark and rules.passed(records.marks_of(f"session {session.id!r}", known.marks), op.mark))
+        and not (op.mark and rules.passed(rules.marks_from_text(known.marks or None), op.mark))
     )
+
+
+class RecentItems:
+    """Versions of state items as they were written last, for any thread; of those that never expire."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._versions: dict[Name, int] = {}
+        self._shared: dict[str, float] = {}
+
+    def guess(self, batch: Iterable[StateOp]) -> dict[Name, StateItem | None] | None:
+        """The items that a batch names, without their values; None if one of them must be asked for.
+
+        Only what sets keys for ever, whatever is there, is planned so: it needs no more than the version before.
+        """
+        found: dict[Name, StateItem | None] = {}
+        versions = self._versions
+        for op in batch:
+            if not (isinstance(op, SetItems) and op.ttl is None and op.if_version is None and op.mark is None):
+                return None
+            for key in op.items:
+                version = versions.get((op.namespace, key))
+                if version is None:
+                    return None
+                found[op.namespace, key] = StateItem(key, None, version)
+        return found
+
+    def written(self, items: Mapping[Name, StateItem | None], missed: Iterable[str] = ()) -> None:
+        """These were written, or removed; but in the namespaces `missed` somebody else writes too."""
+        now = time.monotonic()
+        with self._guard:
+            for namespace in missed:
+                self._shared[namespace] = now + _SHARED
+            for namespace in [namespace for namespace, until in self._shared.items() if until < now]:
+                del self._shared[namespace]
+            for name, item in items.items():
+                self._versions.pop(name, None)
+                if item is not None and item.expires_at is None and name[0] not in self._shared:
+                    self._versions[name] = item.version
+            while len(self._versions) > _MOST:
+                del self._versions[next(iter(self._versions))]
+
+    def forget(self, names: Iterable[Name]) -> None:
+        """They are being written: who knows what becomes of it."""
+        with self._guard:
+            for name in names:
+                self._versions.pop(name, None)
 
 
 class Clock:
