@@ -1,0 +1,45 @@
+"""Runs workloads on stores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentstore.url import StoreURL
+
+from .kit import opened
+from .measure import compare
+from .results import Result
+from .workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from .kit import Kit, Options
+    from .measure import Watch
+
+
+async def run(url: str, workload: str, options: Options, watch: Watch) -> Result:
+    """Measure a workload on a store, and leave the store as it was.
+
+    Args:
+        url: Which store.
+        workload: A name of `WORKLOADS`.
+        options: How to measure.
+        watch: Is told what is going on.
+
+    Raises:
+        ConfigurationError: The store is not empty, or the bare driver is asked for and there is none.
+        AgentstoreError: The store cannot be used, or something acknowledged was not there.
+    """
+    work = WORKLOADS[workload]
+    by_hand = options.raw and work.by_hand and options.durability == "commit"  # nothing is deferred by hand
+    async with opened(url, options, watch, by_hand=by_hand) as kit:
+        comparisons = [await compare(case, options.repeats, options.seconds, watch) async for case in work.cases(kit)]
+        return Result(workload, str(StoreURL.parse(url)), _settings(kit), kit.findings, comparisons)
+
+
+def _settings(kit: Kit) -> dict[str, str]:
+    return {
+        "durability": kit.options.durability,
+        "pool": f"at most {kit.pool.size} connections",
+        "repeats": str(kit.options.repeats),
+        "longest sample": f"{kit.options.seconds:g} s",
+    }
