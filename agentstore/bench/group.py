@@ -24,7 +24,7 @@ class Gatherer:
         self._raw = raw
         self._width: int = getattr(raw, "groups", 1)
         self._waiting: list[tuple[Turn, asyncio.Future[None]]] = []
-        self._committing: set[asyncio.Task[None]] = set()
+        self._committing: set[asyncio.Task[None] | None] = set()
 
     async def append(self, session_id: str, messages: Sequence[Message]) -> None:
         """Store a turn in the next group's commit. A session may have one at a time."""
@@ -42,7 +42,7 @@ class Gatherer:
                 await self._carry_out(group)
                 await asyncio.sleep(0)  # whoever has just been answered may come again, and join
         finally:
-            self._committing.discard(asyncio.current_task())  # type: ignore[arg-type]  this is a task
+            self._committing -= {asyncio.current_task()}
 
     async def _carry_out(self, group: list[tuple[Turn, asyncio.Future[None]]]) -> None:
         try:
@@ -59,4 +59,4 @@ class Gatherer:
     async def ended(self) -> None:
         """Wait for what is in flight."""
         if self._committing:
-            await asyncio.wait(self._committing)
+            await asyncio.gather(*filter(None, self._committing), return_exceptions=True)

@@ -96,6 +96,7 @@ class Kit:
         database: Database,
         hand: Hand | None,
         options: Options,
+        *,
         folder: Path,
         findings: list[Finding],
         watch: Watch,
@@ -126,8 +127,8 @@ class Kit:
     ) -> None:
         for done in range(0, count, _BATCH):
             self.watch("storing what is to be read", done, count)
-            turns = (min(_BATCH, count - done) + 1) // 2
-            await append(session_id, [message for _ in range(turns) for message in turn()])
+            size = min(_BATCH, count - done)
+            await append(session_id, [message for _ in range(0, size, 2) for message in turn()][:size])
         await self.database.flush()
 
     async def last(self, session_id: str, limit: int) -> list[Message]:
@@ -155,7 +156,8 @@ class Kit:
             await self.database.flush()
         except AgentstoreError as error:
             raise UnavailableError(
-                f"what the benchmark stored could not be removed: sessions and a namespace named {self.name}...: {error}"
+                f"what the benchmark stored could not be removed: {error}",
+                hint=f"Sessions and a namespace whose names begin with {self.name} are left",
             ) from error
 
 
@@ -180,7 +182,9 @@ async def opened(url: str, options: Options, watch: Watch, *, by_hand: bool) -> 
         queue = QueueOptions(journal_dir=folder / "journal")
         async with db(url, url, durability=options.durability, pool=_POOL, queue=queue) as database:
             raw = bare.load(StoreURL.parse(url)) if by_hand else None
-            kit = Kit(database, None if raw is None else Hand(raw), options, folder, findings, watch)
+            kit = Kit(
+                database, None if raw is None else Hand(raw), options, folder=folder, findings=findings, watch=watch
+            )
             try:
                 if raw is not None:
                     await raw.aopen()

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _RATIO: dict[Judge, str] = {"rate": "x {:.2f}", "time": "x {:.2f} in time", "added": "{:+.1%} in time"}
 
 
+# What of a store's findings bears on what a commit is worth, whatever its backend.
+_TOLD = ("server", "durability", "synchronous", "fsync", "innodb_flush", "sync_binlog", "journal", "write concern")
+
+
 def show_machine(console: Console, machine: Machine) -> None:
     """Where and when, in two lines."""
     told = f"agentstore {machine.agentstore}, {machine.python}, {machine.system}, {machine.date}"
@@ -27,9 +31,8 @@ def show(console: Console, result: Result) -> None:
     console.print()
     console.print(Text(f"{result.workload}: {result.url}"))
     console.print(Text(", ".join(f"{name} {value}" for name, value in result.settings.items())))
-    for finding in result.findings:
-        if finding.subject in {"server", "engine"} or finding.level != "ok":
-            console.print(Text(f"{finding.subject}: {finding.value}"))
+    told = [one for one in result.findings if one.subject.startswith(_TOLD) or one.level != "ok"]
+    console.print(Text("; ".join(f"{one.subject} {one.value}" for one in told)))
     console.print(_table(result))
 
 

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agentstore.database import db
 from agentstore.url import StoreURL
 
+from . import raw
 from .kit import opened
 from .measure import compare
 from .results import Result
-from .workloads import WORKLOADS
+from .workloads import SWEEPS, WORKLOADS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .kit import Kit, Options
     from .measure import Watch
+
+
+def check(urls: Iterable[str], options: Options) -> None:
+    """Complain now of what could only fail later.
+
+    Raises:
+        ConfigurationError: A URL is wrong, or the bare driver is asked for and there is none.
+    """
+    for url in urls:
+        db(url, url)
+        if options.raw:
+            raw.load(StoreURL.parse(url))
 
 
 async def run(url: str, workload: str, options: Options, watch: Watch) -> Result:
@@ -21,7 +37,7 @@ async def run(url: str, workload: str, options: Options, watch: Watch) -> Result
 
     Args:
         url: Which store.
-        workload: A name of `WORKLOADS`.
+        workload: A name of `WORKLOADS` or `SWEEPS`.
         options: How to measure.
         watch: Is told what is going on.
 
@@ -29,7 +45,7 @@ async def run(url: str, workload: str, options: Options, watch: Watch) -> Result
         ConfigurationError: The store is not empty, or the bare driver is asked for and there is none.
         AgentstoreError: The store cannot be used, or something acknowledged was not there.
     """
-    work = WORKLOADS[workload]
+    work = (WORKLOADS | SWEEPS)[workload]
     by_hand = options.raw and work.by_hand and options.durability == "commit"  # nothing is deferred by hand
     async with opened(url, options, watch, by_hand=by_hand) as kit:
         comparisons = [await compare(case, options.repeats, options.seconds, watch) async for case in work.cases(kit)]

@@ -1,4 +1,4 @@
-"""The ways to do each kind of work: the calls are handed in, so that agentstore and the bare driver do the very same."""
+"""The ways to do each kind of work. The calls are handed in: agentstore and the bare driver do the very same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from agentstore.records import Message
 
     Store = Callable[[str, list[Message]], Awaitable[object]]
+    """Adds messages to a session."""
     Last = Callable[[str, int], Awaitable[list[Message]]]
+    """A session's newest messages, so many."""
     Count = Callable[[str, int], Awaitable[int]]
     """How many messages a session has, of which so many are expected."""
 

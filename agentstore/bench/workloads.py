@@ -10,21 +10,24 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from agentstore.agent import Agent
 
-from .kit import turn
-from .measure import Case
+from .kit import Kit, turn
+from .measure import Case, Side
 from .sides import Accepts, Appends, Calls, Mixes, Reads, Syncs, Values
 
 if TYPE_CHECKING:
     from agentstore.records import Message
 
-    from .kit import Hand, Kit
+    from .kit import Hand
+    from .sides import Store
 
 Cases: TypeAlias = AsyncIterator[Case]
 
 _OURS = "agentstore"
 _ONE_EACH = "by hand, one commit per turn"
-_READ, _LONG, _SHORT = 50, 20_000, 200
-_TAIL = 20
+_ONE_SELECT = "by hand, one select each"
+_READ, _TAIL = 50, 20
+_LONG, _SHORT = 20_000, 200
+_STEPS = 4  # from one point of a plot's curve to the next, the number of callers times this
 _MODEL_SECONDS = 0.02
 
 
@@ -49,6 +52,7 @@ def _acceptance(kit: Kit) -> Case:
     ours = Accepts(
         _OURS, kit.database.append, kit.count, lambda s, _: kit.session("accept", s), flush=kit.database.flush
     )
+    other: Side
     if kit.options.durability == "memory":
         other = Calls("two messages made, and json.dumps", _dump)
     else:
@@ -81,7 +85,7 @@ async def resume(kit: Kit) -> Cases:
         by_hand = [f"{kit.name}-hand-read-{n}" for n in range(readers)]
         for session in by_hand:
             await kit.fill_by_hand(kit.hand, session, length)
-        sides.append(Reads("by hand, one select each", kit.hand.raw.last, by_hand, min(_READ, length)))
+        sides.append(Reads(_ONE_SELECT, kit.hand.raw.last, by_hand, min(_READ, length)))
     yield Case("one at a time", "loads", sides, 1, 10 * reads, length=length)
     yield Case(f"{readers} at once", "loads", sides, readers, reads, length=length)
 
@@ -89,12 +93,12 @@ async def resume(kit: Kit) -> Cases:
 async def long(kit: Kit) -> Cases:
     """What the length of a session costs."""
     length, turns = kit.options.messages or _LONG, kit.options.turns or 200
-    sessions = {length: kit.session("long"), _SHORT: kit.session("short")}
-    for count, session in sessions.items():
+    sessions = [(length, kit.session("long")), (_SHORT, kit.session("short"))]
+    for count, session in sessions:
         await kit.fill(session, count)
-    reads = [Reads(f"of {count:,}", kit.last, [session], _TAIL) for count, session in sessions.items()]
+    reads = [Reads(f"of {count:,}", kit.last, [session], min(_TAIL, length)) for count, session in sessions]
     yield Case(f"newest {_TAIL} messages", "loads", reads, 1, turns, "time", length)
-    appends = [_appends_to(kit, f"to {count:,}", session, count) for count, session in sessions.items()]
+    appends = [_appends_to(kit, f"to {count:,}", session, count) for count, session in sessions]
     yield Case("a turn appended", "turns", appends, 1, turns, "time", length)
 
 
@@ -143,6 +147,39 @@ async def mixed(kit: Kit) -> Cases:
     yield Case(f"{callers} sessions at once", "steps", sides, callers, steps, length=_SHORT)
 
 
+# --- for the curves of a plot ---
+
+
+async def concurrency(kit: Kit) -> Cases:
+    """Turns of ever more sessions at once."""
+    callers, most = 1, kit.options.sessions or 64
+    while callers <= most:
+        sides = [_appends(kit, f"of{callers}")]
+        if kit.hand is not None:
+            sides += [
+                _by_hand(kit, kit.hand, "by hand, group commit", f"grouped{callers}", kit.hand.grouped.append),
+                _by_hand(kit, kit.hand, _ONE_EACH, f"each{callers}", kit.hand.raw.append),
+            ]
+        yield Case(f"{callers} at once", "turns", sides, callers, kit.options.turns or max(20, 640 // callers))
+        callers *= _STEPS
+
+
+async def length(kit: Kit) -> Cases:
+    """The newest 50 messages of ever longer sessions, and turns appended to them."""
+    count, most, turns = 100, kit.options.messages or 10_000, kit.options.turns or 100
+    while count <= most:
+        session, by_hand = kit.session("length", count), f"{kit.name}-hand-length-{count}"
+        await kit.fill(session, count)
+        reads, appends = [Reads(_OURS, kit.last, [session], _READ)], [_appends_to(kit, _OURS, session, count)]
+        if kit.hand is not None:
+            await kit.fill_by_hand(kit.hand, by_hand, count)
+            reads.append(Reads(_ONE_SELECT, kit.hand.raw.last, [by_hand], _READ))
+            appends.append(_appends_to(kit.hand, _ONE_EACH, by_hand, count))
+        yield Case(f"newest {_READ} of {count:,}", "loads", reads, 1, turns, length=count)
+        yield Case(f"a turn appended to {count:,}", "turns", appends, 1, turns, length=count)
+        count *= 10
+
+
 # --- sides ---
 
 
@@ -151,11 +188,12 @@ def _appends(kit: Kit, what: str) -> Appends:
     return Appends(_OURS, kit.database.append, kit.count, lambda s, n: kit.session(what, s, n), flush=flush)
 
 
-def _appends_to(kit: Kit, name: str, session: str, already: int) -> Appends:
-    return Appends(name, kit.database.append, kit.count, lambda _s, _n: session, already=already)
+def _appends_to(to: Kit | Hand, name: str, session: str, already: int) -> Appends:
+    store = to.database.append if isinstance(to, Kit) else to.raw.append
+    return Appends(name, store, to.count, lambda _s, _n: session, already=already)
 
 
-def _by_hand(kit: Kit, hand: Hand, name: str, what: str, store: Callable[..., object]) -> Appends:
+def _by_hand(kit: Kit, hand: Hand, name: str, what: str, store: Store) -> Appends:
     return Appends(name, store, hand.count, lambda s, n: f"{kit.name}-hand-{what}-{s}-{n}")
 
 
@@ -203,3 +241,5 @@ WORKLOADS = {
     "agent": Workload(agent, by_hand=False),
     "mixed": Workload(mixed),
 }
+
+SWEEPS = {"concurrency": Workload(concurrency), "length": Workload(length)}

@@ -155,7 +155,7 @@ def bench(
     sessions: Annotated[int | None, typer.Option("--sessions", min=1, help="How many at once")] = None,
     turns: Annotated[int | None, typer.Option("--turns", min=1, help="Of each session, in each sample")] = None,
     messages: Annotated[
-        int | None, typer.Option("--messages", min=200, help="In each session before [default for long: 20000]")
+        int | None, typer.Option("--messages", min=1, help="In each session before [default for long: 20000]")
     ] = None,
     durability: Annotated[_Durability, typer.Option("--durability", help="As of db()")] = "commit",
     compare: Annotated[
@@ -164,6 +164,9 @@ def bench(
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Samples of each side")] = 5,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="The longest that a sample may take")] = 2.0,
     force: Annotated[bool, typer.Option("--force", help="Also in a store that holds something")] = False,
+    plot: Annotated[
+        str | None, typer.Option("--plot", metavar="FILE", help="Measure and draw curves, into a .png or .html file")
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Measure a store, beside the same work on its bare driver; it must be empty, and is left so.
@@ -175,7 +178,9 @@ def bench(
     from . import bench as benchmark  # noqa: PLC0415
 
     options = Options(sessions, turns, messages, durability, compare == "raw", repeats, seconds, force)
-    benchmark.run(urls or (), [work.value for work in workloads or (_Workload.append,)], options, as_json=as_json)
+    benchmark.run(
+        urls or (), [work.value for work in workloads or (_Workload.append,)], options, as_json=as_json, plot=plot
+    )
 
 
 @app.command()
