@@ -43,6 +43,8 @@ def check_id(value: Any, what: str) -> str:
     Raises:
         InvalidInputError: It is not; `what` names the argument.
     """
+    if type(value) is str and value.isascii() and 0 < len(value) <= MAX_ID and "\0" not in value:
+        return value  # nearly all, in a third of the time
     if not isinstance(value, str):
         raise InvalidInputError(f"{what} must be a str, not {shown(value)}")
     if not value:

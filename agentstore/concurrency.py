@@ -84,23 +84,33 @@ async def ended(future: asyncio.Future[T]) -> None:
             continue
 
 
+class Lasting(asyncio.Future[T]):
+    """A future that no cancellation ends: the task that awaits it is cancelled when it is done."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Nothing; the task remembers that it was to be cancelled."""
+        del msg
+        return False
+
+
 async def uncancelled(future: asyncio.Future[T]) -> T:
     """The future's result; if we are cancelled meanwhile, the cancellation goes on when the future is done.
 
     For the one await in which a driver has handed its work over and can no longer take it back. `outcome_despite`
     finds the result with whoever has others to tell it to.
     """
-    cancellation: asyncio.CancelledError | None = None
+    try:  # a `Lasting` future costs a tenth of a shield, and a shield half of `asyncio.wait`
+        return await (future if isinstance(future, Lasting) else asyncio.shield(future))
+    except asyncio.CancelledError as error:
+        cancellation = error
     while not future.done():
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError as error:
             cancellation = error
-    if cancellation is not None:
-        # The very error must go on: asyncio.timeout() and anyio know their own cancellations by it.
-        cancellation.done_despite = future  # type: ignore[attr-defined]
-        raise cancellation
-    return future.result()
+    # The very error must go on: asyncio.timeout() and anyio know their own cancellations by it.
+    cancellation.done_despite = future  # type: ignore[attr-defined]
+    raise cancellation
 
 
 def outcome_despite(cancellation: asyncio.CancelledError) -> asyncio.Future[Any] | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, Self, TypeVar
 
@@ -86,6 +86,25 @@ class Record(Plain):
         return {name: _parsed(name, value) for name, value in data.items()}
 
 
+R = TypeVar("R", bound=Record)
+
+
+def _maker(record: type[R]) -> Callable[..., R]:
+    """Makes records of values in the order of the fields, all of them, unchecked: they have been in a record before.
+
+    It fills a twin that is not frozen, which then becomes the record. A frozen dataclass sets each field by way of
+    ``object.__setattr__``: a Message takes 1.7 us so, and 0.35 us here.
+    """
+    twin = make_dataclass(record.__name__, [item.name for item in fields(record)], bases=record.__bases__, slots=True)  # type: ignore[arg-type]
+
+    def make(*values: Any) -> R:
+        made: Any = twin(*values)
+        made.__class__ = record
+        return made  # type: ignore[no-any-return]
+
+    return make
+
+
 def _parsed(name: str, value: Any) -> Any:
     if name.endswith("_at") and isinstance(value, str):
         try:
@@ -160,6 +179,26 @@ def _tool_calls(given: Any) -> tuple[ToolCall, ...]:
     return tuple(call if isinstance(call, ToolCall) else ToolCall.from_dict(call) for call in given)
 
 
+known_message = _maker(Message)
+"""A Message of ten values that were checked before."""
+
+
+def numbered(message: Message, seq: int | None) -> Message:
+    """The message with that seq: `replace` takes nine times as long."""
+    return known_message(
+        message.role,
+        message.content,
+        message.id,
+        seq,
+        message.tool_calls,
+        message.tool_call_id,
+        message.name,
+        message.metadata,
+        message.run_id,
+        message.created_at,
+    )
+
+
 def copied(message: Message) -> Message:
     """The message with lists and dicts that nobody else holds; most have none, and can be shared."""
     if isinstance(message.content, str) and not message.metadata:
@@ -203,6 +242,10 @@ class Session(Record):
             if (type(moment) is datetime and moment.tzinfo is UTC) or (moment is None and name == "expires_at"):
                 continue
             object.__setattr__(self, name, _utc(moment, f"Session.{name}"))
+
+
+known_session = _maker(Session)
+"""A Session of eleven values that were checked before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agentstore.errors import PoolTimeoutError, UnavailableError
 from agentstore.protocol import SetItems
-from agentstore.records import copied, copy_json
+from agentstore.records import copied, copy_json, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -61,7 +61,7 @@ class DeferredAppends:
         await queue.known.admit(op, self._head)
         messages = op.messages
         if not all(message.seq is None for message in messages):
-            messages = tuple(replace(message, seq=None) for message in messages)
+            messages = tuple(numbered(message, None) for message in messages)
         own = replace(op, messages=tuple(map(copied, messages)), metadata=copy_json(op.metadata))
         try:
             await queue.accept(queue.log, op.session_id, own)

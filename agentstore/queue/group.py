@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from agentstore.concurrency import ended, outcome_despite
 from agentstore.errors import UnavailableError
@@ -23,10 +23,46 @@ if TYPE_CHECKING:
 Op = TypeVar("Op")
 Out = TypeVar("Out")
 
-_Entry: TypeAlias = "tuple[Op, asyncio.Future[Out], float]"
-"""An operation, where its caller waits, and since when."""
-
 _PRECISION = 1e-3  # seconds by which a loop's timer may ring too early
+
+
+class _Entry(Generic[Op, Out]):
+    """An operation with its caller, who waits on the very future: a shield before it would double what waiting costs.
+
+    A cancellation ends that future. A caller who must wait on gets another.
+
+    Attributes:
+        op: The operation.
+        future: Where its caller waits.
+        since: Since when.
+        settled: Nothing more will become of it here.
+    """
+
+    __slots__ = ("future", "op", "settled", "since")
+
+    def __init__(self, op: Op, future: asyncio.Future[Out]) -> None:
+        self.op = op
+        self.future = future
+        self.since = monotonic()
+        self.settled = False
+
+    def settle(self, outcome: Outcome[Out] | BaseException) -> None:
+        """Tell the caller, who may have been told before, or have been cancelled."""
+        if self.settled:
+            return
+        self.settled = True
+        if self.future.done():
+            return
+        if isinstance(outcome, BaseException):
+            self.future.set_exception(outcome)
+            self.future.exception()  # a caller that has gone needs no "never retrieved"
+        else:
+            self.future.set_result(outcome)
+
+    def cancel(self) -> None:
+        """Let the caller go."""
+        self.settled = True
+        self.future.cancel()
 
 
 @dataclass(slots=True)
@@ -71,6 +107,7 @@ class Grouping(Generic[Op, Out]):
         self._waiting: deque[_Entry[Op, Out]] = deque()
         self._in_flight: list[_Entry[Op, Out]] = []
         self._drainer: asyncio.Task[None] | None = None
+        self._news: asyncio.Future[None] | None = None  # of entries that were settled, for those who flush
         self._tally = tally
         self._deadline = deadline
         self._watch: asyncio.TimerHandle | None = None  # one for all: it finds out by itself for whom it rings
@@ -89,25 +126,39 @@ class Grouping(Generic[Op, Out]):
         Raises:
             UnavailableError: There was no answer within the deadline. What was in flight may be stored or not.
         """
-        entry = (op, asyncio.get_running_loop().create_future(), monotonic())
+        loop = asyncio.get_running_loop()
+        entry: _Entry[Op, Out] = _Entry(op, loop.create_future())
         self._waiting.append(entry)
         if self._watch is None:
-            self._ring(entry[2])
+            self._ring(entry.since)
         if self._drainer is None or self._drainer.done():
-            self._drainer = asyncio.create_task(self._drain())
+            self._drainer = loop.create_task(self._drain())
         try:
-            return await asyncio.shield(entry[1])
+            return await entry.future
         except asyncio.CancelledError:
+            if entry.settled:
+                raise
             if entry in self._waiting:
                 self._waiting.remove(entry)
+                entry.settled = True
+                self._tell_news()
             elif self._wait_in_flight:
-                await ended(entry[1])
+                entry.future = loop.create_future()
+                await ended(entry.future)
             raise
 
     async def flush(self) -> None:
         """Wait until all that was submitted before has ended; what comes meanwhile is not waited for."""
-        if pending := [future for _, future, _ in (*self._in_flight, *self._waiting)]:
-            await asyncio.wait(pending)
+        pending = [*self._in_flight, *self._waiting]
+        while not all(entry.settled for entry in pending):
+            if self._news is None:
+                self._news = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._news)
+
+    def _tell_news(self) -> None:
+        news, self._news = self._news, None
+        if news is not None:
+            news.set_result(None)
 
     async def _drain(self) -> None:
         try:
@@ -115,10 +166,11 @@ class Grouping(Generic[Op, Out]):
                 self._in_flight = self._next_group()
                 await self._carry_out(self._in_flight)
         finally:  # only a dying loop cancels this task; nobody may be left waiting
-            for _, future, _ in self._waiting:
-                future.cancel()
+            for entry in self._waiting:
+                entry.cancel()
             self._waiting.clear()
             self._in_flight = []
+            self._tell_news()
 
     def _ring(self, since: float) -> None:
         """See to it that somebody looks when a caller who came then has waited for the deadline."""
@@ -129,24 +181,22 @@ class Grouping(Generic[Op, Out]):
     def _tell_the_late(self, deadline: float) -> None:
         """Fail all who have waited for the deadline, and ring again for the next who would."""
         last = monotonic() - deadline + _PRECISION
-        for _, future, since in self._in_flight:
-            if since <= last and not future.done():
-                future.set_exception(_late(deadline, sent=True))
-                future.exception()  # a caller that has gone needs no "never retrieved"
-        while self._waiting and self._waiting[0][2] <= last:
-            _, future, _ = self._waiting.popleft()
-            future.set_exception(_late(deadline, sent=False))
-            future.exception()
-        left = [since for _, future, since in (*self._in_flight, *islice(self._waiting, 1)) if not future.done()]
+        for entry in self._in_flight:
+            if entry.since <= last:
+                entry.settle(_late(deadline, sent=True))
+        while self._waiting and self._waiting[0].since <= last:
+            self._waiting.popleft().settle(_late(deadline, sent=False))
+        left = [entry.since for entry in (*self._in_flight, *islice(self._waiting, 1)) if not entry.settled]
         self._watch = None
+        self._tell_news()
         if left:
             self._ring(min(left))
 
     def _next_group(self) -> list[_Entry[Op, Out]]:
         group = [self._waiting.popleft()]
-        size = self._weigh(group[0][0])
+        size = self._weigh(group[0].op)
         while self._waiting and len(group) < self._max_items:
-            size += self._weigh(self._waiting[0][0])
+            size += self._weigh(self._waiting[0].op)
             if size > self._max_bytes:
                 break
             group.append(self._waiting.popleft())
@@ -154,12 +204,12 @@ class Grouping(Generic[Op, Out]):
 
     async def _carry_out(self, group: list[_Entry[Op, Out]]) -> None:
         try:
-            outcomes = await self._run([op for op, _, _ in group])
+            outcomes = await self._run([entry.op for entry in group])
         except asyncio.CancelledError as cancellation:
             done = outcome_despite(cancellation)
             if done is None or done.cancelled():
-                for _, future, _ in group:
-                    future.cancel()
+                for entry in group:
+                    entry.cancel()
             elif (error := done.exception()) is not None:
                 self._settle(group, [error] * len(group))
             else:
@@ -173,15 +223,9 @@ class Grouping(Generic[Op, Out]):
     def _settle(self, group: list[_Entry[Op, Out]], outcomes: Sequence[Outcome[Out] | BaseException]) -> None:
         self._tally.groups += 1
         self._tally.operations += len(group)
-        for (_, future, _), outcome in zip(group, outcomes, strict=True):
-            try:
-                if isinstance(outcome, BaseException):
-                    future.set_exception(outcome)
-                    future.exception()  # a caller that has gone needs no "never retrieved"
-                else:
-                    future.set_result(outcome)
-            except asyncio.InvalidStateError:  # its caller was told that it is late
-                continue
+        for entry, outcome in zip(group, outcomes, strict=True):
+            entry.settle(outcome)
+        self._tell_news()
 
 
 def _late(deadline: float, *, sent: bool) -> UnavailableError:

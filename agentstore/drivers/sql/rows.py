@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from agentstore import codec, rules
 from agentstore.errors import CorruptRecordError
-from agentstore.records import Message, Session, StateItem, ToolCall
+from agentstore.records import Session, StateItem, ToolCall, known_message, known_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
+
+    from agentstore.records import Message
 
 SESSION = (
     "session_id, user_id, agent, title, metadata, created_at, updated_at, "
@@ -140,7 +142,7 @@ def stored(row: Sequence[Any]) -> rules.Stored:
         if row[6] is None:
             return rules.Stored(last_seq=_whole(last_seq), marks=marks)
         return rules.Stored(
-            Session(
+            known_session(
                 row[0],
                 row[1],
                 row[2],
@@ -172,7 +174,7 @@ def messages(found: Iterable[Sequence[Any]]) -> list[Message]:
     content, unescape, loads, moment = codec.content_from_text, codec.unescape, codec.loads, codec.from_micros
     try:
         return [
-            Message(
+            known_message(
                 role,
                 content(text),
                 message_id,
