@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from agentstore import rules
+from agentstore import codec, rules
 from agentstore.protocol import SetItems
 from agentstore.records import StateItem, copy_json
 
@@ -28,7 +28,7 @@ Name: TypeAlias = tuple[str, str]
 """Namespace and key of an item."""
 
 _MOST = 4096  # sessions, and items
-_LARGE = 4096  # characters of a head: longer ones are not kept here
+_LARGE = 4096  # characters of title, metadata and marks: a session that has more is not kept here
 _SHARED = 1.0  # seconds for which a session that somebody else wrote to is not guessed
 _HEARD = 5.0  # seconds for which the clock runs by itself
 _SURELY = timedelta(seconds=2)  # a session that expires sooner is not guessed
@@ -60,10 +60,12 @@ class Recent(Generic[V]):
         with self._guard:
             self._sessions.pop(session_id, None)
 
-    def put(self, session: Session, version: V, marks: str | bytes, size: int) -> None:
-        """It was written so, with this version and these marks. `size` is the length of its head."""
+    def put(self, session: Session, version: V, marks: str | bytes) -> None:
+        """It was written so, with this version and these marks."""
+        size = len(session.title or "") + len(marks)
         if session.metadata:  # the caller has parts of it, and may change them
             session = replace(session, metadata=copy_json(session.metadata))
+            size += len(codec.dumps(session.metadata))
         with self._guard:
             self._sessions.pop(session.id, None)
             if size <= _LARGE and self._shared.get(session.id, 0) < time.monotonic():

@@ -73,14 +73,13 @@ class Sessions:
         async def write(
             written: Mapping[str, rules.Written], versions: Mapping[str, Version]
         ) -> dict[str, AgentstoreError | None]:
-            heads = {key: rows.head_row(entry.session, entry.marks) for key, entry in written.items()}
+            heads = [rows.head_row(entry.session, entry.marks) for entry in written.values()]
             added = [rows.message_row(key, message) for key, entry in written.items() for message in entry.messages]
             wiped = [key for key, entry in written.items() if entry.wipe]
-            held = await self.write(connection, list(heads.values()), versions, added=added, cut=wiped, planned=planned)
+            held = await self.write(connection, heads, versions, added=added, cut=wiped, planned=planned)
             for key, version in held.items():
-                size = sum(len(value) for value in heads[key] if isinstance(value, str))
                 marks = rules.marks_to_text(loaded.stored[key].marks)
-                self._recent.put(written[key].session, version, marks or "", size)
+                self._recent.put(written[key].session, version, marks or "")
             missed = written.keys() - held
             for key in missed:
                 self._recent.shared(key)
