@@ -98,7 +98,8 @@ class Recent(Generic[V]):
 def _simple(op: Append, known: Known[Any], now: datetime) -> bool:
     session = known.session
     return (
-        op.expected_seq is None
+        bool(op.messages)
+        and op.expected_seq is None
         and op.metadata is None
         and (op.user_id is None or session.user_id in {None, op.user_id})
         and (session.expires_at is None or session.expires_at > now + _SURELY)

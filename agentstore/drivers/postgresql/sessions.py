@@ -59,7 +59,7 @@ class Sessions:
             planned = self._clock.now()
             guesses = self._recent.guess(part, planned) if planned else {}
             if others := [op for op in part if op.session_id not in guesses] if planned else part:
-                loaded = await self._load(connection, others)
+                loaded = await self.load(connection, others)
             else:
                 assert planned is not None  # noqa: S101  else there are others
                 loaded = optimistic.Loaded({}, {}, planned)
@@ -87,7 +87,7 @@ class Sessions:
 
         return await optimistic.append(batch, load, write, patience, failures)
 
-    async def _load(self, connection: asyncpg.Connection, batch: Sequence[Append]) -> optimistic.Loaded[Version]:
+    async def load(self, connection: asyncpg.Connection, batch: Sequence[Append]) -> optimistic.Loaded[Version]:
         """One snapshot of the sessions, the named messages, and the time."""
         stored = {op.session_id: rules.Stored() for op in batch}
         versions: dict[str, Version] = dict.fromkeys(stored)
@@ -209,10 +209,9 @@ class Sessions:
             values += [list(cut), start]
         if added:
             values += _columns(added)
-        guessed = bool(added) and planned is not None
-        if guessed:
-            values += [rows.micros(planned), _OFF]
-        sql = self._sql.write(cut=bool(cut), added=bool(added), guessed=guessed)
+        if planned is not None:
+            values += [codec.to_micros(planned), _OFF]
+        sql = self._sql.write(cut=bool(cut), added=bool(added), guessed=planned is not None)
         found = await connection.fetch(sql, *values)
         if found:
             self._clock.heard(codec.from_micros(found[0][0]))

@@ -89,8 +89,7 @@ class LogStatements:
         self._writes = {
             (cut, added, guessed): self._write(cut, added, guessed)
             for cut in (False, True)
-            for added in (False, True)
-            for guessed in (False, True)
+            for added, guessed in ((False, False), (True, False), (True, True))
         }
 
     def write(self, *, cut: bool, added: bool, guessed: bool) -> str:

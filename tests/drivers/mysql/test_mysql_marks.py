@@ -33,7 +33,7 @@ async def other(url, backend):
 
 
 @pytest.fixture
-def come_between(monkeypatch):
+def come_between(monkeypatch, unguessed):
     """``come_between(coroutine function)``: it runs behind the first look of an append."""
 
     def patch(action):
@@ -111,7 +111,7 @@ async def test_writes_without_marks_keep_those_that_are_there(backend, url):
 
 
 @pytest.mark.parametrize("damage", ["'{'", "X'ff'"])
-async def test_marks_that_cannot_be_read(backend, url, damage):
+async def test_marks_that_cannot_be_read(backend, url, damage, unguessed):
     await backend.append([turn("bad"), turn("good")])
     execute(url, "ALTER TABLE agentstore_sessions MODIFY marks LONGBLOB")
     execute(url, f"UPDATE agentstore_sessions SET marks = {damage} WHERE session_id = 'bad'")

@@ -139,7 +139,7 @@ async def test_long_texts_are_rewritten(backend, monkeypatch, chunk):
     assert (await backend.heads([Head("s")])) == [replace(head, title="only this")]
 
 
-async def test_what_is_rewritten_meanwhile_stays_so(backend, other, monkeypatch):
+async def test_what_is_rewritten_meanwhile_stays_so(backend, other, monkeypatch, unguessed):
     await backend.append([Append("s", (Message("user", "hello"),), metadata={"a": "old"})])
     load = backend._log._sessions.load
     come = [1]
