@@ -84,17 +84,20 @@ async def ended(future: asyncio.Future[T]) -> None:
             continue
 
 
+LATE = "agentstore: too late"
+"""The message of a cancellation that is not waited for: nobody waits any longer for what is in flight."""
+
+
 class Lasting(asyncio.Future[T]):
-    """A future that no cancellation ends: the task that awaits it is cancelled when it is done."""
+    """A future that no cancellation but `LATE` ends: the task that awaits it is cancelled when it is done."""
 
     def cancel(self, msg: Any = None) -> bool:
-        """Nothing; the task remembers that it was to be cancelled."""
-        del msg
-        return False
+        """Whether it is over; else the task remembers that it was to be cancelled."""
+        return super().cancel(msg) if msg is LATE else False
 
 
 async def uncancelled(future: asyncio.Future[T]) -> T:
-    """The future's result; if we are cancelled meanwhile, the cancellation goes on when the future is done.
+    """The future's result; if we are cancelled meanwhile, the cancellation goes on when the future is done (or `LATE`).
 
     For the one await in which a driver has handed its work over and can no longer take it back. `outcome_despite`
     finds the result with whoever has others to tell it to.
@@ -103,7 +106,7 @@ async def uncancelled(future: asyncio.Future[T]) -> T:
         return await (future if isinstance(future, Lasting) else asyncio.shield(future))
     except asyncio.CancelledError as error:
         cancellation = error
-    while not future.done():
+    while not future.done() and LATE not in cancellation.args:
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError as error:
