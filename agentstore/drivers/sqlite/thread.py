@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL as END
 
-from agentstore.concurrency import Lasting
+from agentstore.concurrency import Lasting, answer
 from agentstore.errors import ClosedError, UnavailableError
 
 if TYPE_CHECKING:
@@ -169,38 +169,15 @@ class _Work(Generic[T]):
         function: Callable[[], T],
         loop: asyncio.AbstractEventLoop,
         future: asyncio.Future[T],
-        answer: object = None,
+        said: object = None,
     ) -> None:
         self.future = future
         self._function = function
         self._loop = loop
-        self._answer = answer
+        self._said = said
 
     def __call__(self) -> object:
         function, future, loop = self._function, self.future, self._loop
         del self._function, self.future, self._loop
-        if not future.cancelled():
-            try:
-                result = function()
-            except BaseException as error:  # noqa: BLE001  who waits is told, whatever it is
-                _tell(loop, _set_exception, future, error)
-            else:
-                _tell(loop, _set_result, future, result)
-        return self._answer
-
-
-def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *args: Any) -> None:
-    try:
-        loop.call_soon_threadsafe(settle, *args)
-    except RuntimeError:  # the loop was closed: nobody waits any more
-        return
-
-
-def _set_result(future: asyncio.Future[T], result: T) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _set_exception(future: asyncio.Future[T], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+        answer(loop, future, function)()
+        return self._said
