@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, make_dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, Self, TypeVar
 
 import uuid_utils
 
 from .errors import InvalidInputError, shown
+from .making import maker
 
 T = TypeVar("T")
 
@@ -84,25 +85,6 @@ class Record(Plain):
     @classmethod
     def _fields(cls, data: dict[str, Any]) -> dict[str, Any]:
         return {name: _parsed(name, value) for name, value in data.items()}
-
-
-R = TypeVar("R", bound=Record)
-
-
-def _maker(record: type[R]) -> Callable[..., R]:
-    """Makes records of values in the order of the fields, all of them, unchecked: they have been in a record before.
-
-    It fills a twin that is not frozen, which then becomes the record. A frozen dataclass sets each field by way of
-    ``object.__setattr__``: a Message takes 1.7 us so, and 0.35 us here.
-    """
-    twin = make_dataclass(record.__name__, [item.name for item in fields(record)], bases=record.__bases__, slots=True)  # type: ignore[arg-type]
-
-    def make(*values: Any) -> R:
-        made: Any = twin(*values)
-        made.__class__ = record
-        return made  # type: ignore[no-any-return]
-
-    return make
 
 
 def _parsed(name: str, value: Any) -> Any:
@@ -179,7 +161,7 @@ def _tool_calls(given: Any) -> tuple[ToolCall, ...]:
     return tuple(call if isinstance(call, ToolCall) else ToolCall.from_dict(call) for call in given)
 
 
-known_message = _maker(Message)
+known_message = maker(Message)
 """A Message of ten values that were checked before."""
 
 
@@ -244,7 +226,7 @@ class Session(Record):
             object.__setattr__(self, name, _utc(moment, f"Session.{name}"))
 
 
-known_session = _maker(Session)
+known_session = maker(Session)
 """A Session of eleven values that were checked before."""
 
 

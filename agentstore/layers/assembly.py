@@ -71,6 +71,7 @@ class Side:
         tally: Counts what was written.
         events: Counts what befell it.
         watch: Tells OpenTelemetry of it; None unless the program records.
+        in_place: Whether a lone caller makes its call itself, see `queue.group.Grouping`.
         deferring: Every write that can be deferred is; else only while the backend is down.
 
     Args:
@@ -87,6 +88,7 @@ class Side:
         self.url = url
         self.events = Events()
         self.watch: Watch | None = None
+        self.in_place = registry.find(url).in_place
         self.deferring = settings.durability != "commit"
         queued = self.deferring or settings.fallback is not None
         self.below = _below(url, settings, self.events, replicas, has_fallback=queued)

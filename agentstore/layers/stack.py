@@ -43,20 +43,23 @@ class Stack:
         self._sides = (conversations,) if state is conversations else (conversations, state)
         self.conversations, self.state = conversations.store, state.store
         self.committed = conversations.below
+        here, there = conversations.in_place, state.in_place
         self.read: Grouping[Read, list[Message]] = Grouping(
-            conversations.store.read, reads, deadline, wait_in_flight=False
+            conversations.store.read, reads, deadline, wait_in_flight=False, in_place=here
         )
         self.heads: Grouping[Head, Session | None] = Grouping(
-            conversations.store.heads, reads, deadline, wait_in_flight=False
+            conversations.store.heads, reads, deadline, wait_in_flight=False, in_place=here
         )
         self.get: Grouping[GetItems, dict[str, StateItem]] = Grouping(
-            state.store.get_items, reads, deadline, wait_in_flight=False
+            state.store.get_items, reads, deadline, wait_in_flight=False, in_place=there
         )
         self.append = self._appends(conversations, deadline)
         self.write = _writes(state, deadline)
 
     def _appends(self, side: Side, deadline: float) -> Appends:
-        direct: Direct[Append, list[Message]] = Direct(side.below.append, side.tally, side.bounds, deadline, side.watch)
+        direct: Direct[Append, list[Message]] = Direct(
+            side.below.append, side.tally, side.bounds, deadline, side.watch, in_place=side.in_place
+        )
         if side.queue is None:
             return direct
         return DeferredAppends(side.queue, direct, self.heads.submit, always=side.deferring)
@@ -82,7 +85,9 @@ class Stack:
 
 
 def _writes(side: Side, deadline: float) -> Writes:
-    direct: Direct[StateOp, int] = Direct(side.below.write_items, side.tally, side.bounds, deadline, side.watch)
+    direct: Direct[StateOp, int] = Direct(
+        side.below.write_items, side.tally, side.bounds, deadline, side.watch, in_place=side.in_place
+    )
     return direct if side.queue is None else DeferredWrites(side.queue, direct, always=side.deferring)
 
 

@@ -31,6 +31,7 @@ class Direct(Generic[Op, Out]):
         bounds: How much may be under way at once, shared by all loops.
         deadline: Seconds that a write in flight is waited for.
         watch: Tells OpenTelemetry of each group.
+        in_place: As in `Grouping`.
     """
 
     def __init__(
@@ -40,15 +41,17 @@ class Direct(Generic[Op, Out]):
         bounds: Bounds,
         deadline: float,
         watch: Watch | None = None,
+        *,
+        in_place: bool = False,
     ) -> None:
         grouping: Grouping[Any, Out]
         self._submit: Callable[[Op], Awaitable[Out]]
         if watch is None:
-            grouping = Grouping(run, tally, deadline, weigh=_size)
+            grouping = Grouping(run, tally, deadline, weigh=_size, in_place=in_place)
             self._submit = grouping.submit
         else:
             watched = _Watched(run, watch)
-            grouping = Grouping(watched.run, tally, deadline, weigh=watched.size)
+            grouping = Grouping(watched.run, tally, deadline, weigh=watched.size, in_place=in_place)
             self._submit = lambda op: grouping.submit((op, watch.caller()))
         self._grouping = grouping
         self._bounds = bounds

@@ -10,9 +10,9 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from agentstore.concurrency import ended, outcome_despite
+from agentstore.concurrency import LATE, ended, outcome_despite
 from agentstore.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -65,6 +65,24 @@ class _Entry(Generic[Op, Out]):
         self.future.cancel()
 
 
+class _Lone:
+    """A caller who makes its call itself, as there is nobody else."""
+
+    __slots__ = ("late", "settled", "since", "task")
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task = task
+        self.since = monotonic()
+        self.settled = False
+        self.late: UnavailableError | None = None
+
+    def settle(self, late: UnavailableError) -> None:
+        """Tell it that it is late: what it waits for is left to itself."""
+        if not self.settled:
+            self.settled, self.late = True, late
+            self.task.cancel(LATE)
+
+
 @dataclass(slots=True)
 class Tally:
     """How many operations went down, in how many groups."""
@@ -84,6 +102,9 @@ class Grouping(Generic[Op, Out]):
             flight; None: never. The next batch waits for it all the same.
         weigh: Bytes of an operation.
         max_bytes: The most bytes in one batch; a single heavier operation goes alone.
+        in_place: Whether a caller without company makes the call itself, which saves a task and three turns of the
+            loop (20 us of a SQLite read's 70, in both threads). Not where the call heeds a cancellation by spoiling
+            something: a connection, say.
         wait_in_flight: Whether a cancelled caller waits for a batch in flight to end (writes: it must know that
             nothing of it happens after it has gone) or leaves at once (reads).
     """
@@ -98,14 +119,17 @@ class Grouping(Generic[Op, Out]):
         max_items: int = 1000,
         max_bytes: int = 16 * 2**20,
         wait_in_flight: bool = True,
+        in_place: bool = False,
     ) -> None:
         self._run = run
         self._weigh = weigh
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._wait_in_flight = wait_in_flight
+        self._in_place = in_place
+        self._lonely = True  # whether the latest group was of one
         self._waiting: deque[_Entry[Op, Out]] = deque()
-        self._in_flight: list[_Entry[Op, Out]] = []
+        self._in_flight: Sequence[_Entry[Op, Out] | _Lone] = ()
         self._drainer: asyncio.Task[None] | None = None
         self._news: asyncio.Future[None] | None = None  # of entries that were settled, for those who flush
         self._tally = tally
@@ -126,13 +150,16 @@ class Grouping(Generic[Op, Out]):
         Raises:
             UnavailableError: There was no answer within the deadline. What was in flight may be stored or not.
         """
+        if self._in_place and self._lonely and not self._in_flight and not self._waiting:
+            task = asyncio.current_task()
+            if task is not None:
+                return await self._alone(op, task)
         loop = asyncio.get_running_loop()
         entry: _Entry[Op, Out] = _Entry(op, loop.create_future())
         self._waiting.append(entry)
         if self._watch is None:
             self._ring(entry.since)
-        if self._drainer is None or self._drainer.done():
-            self._drainer = loop.create_task(self._drain())
+        self._see_to_it()
         try:
             return await entry.future
         except asyncio.CancelledError:
@@ -146,6 +173,35 @@ class Grouping(Generic[Op, Out]):
                 entry.future = loop.create_future()
                 await ended(entry.future)
             raise
+
+    def _see_to_it(self) -> None:
+        """Begin to drain, unless that is going on or a lone caller will see to it when it has done."""
+        if (self._drainer is None or self._drainer.done()) and not self._in_flight:
+            self._drainer = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _alone(self, op: Op, task: asyncio.Task[Any]) -> Out:
+        """Carry out `op` here and now."""
+        entry = _Lone(task)
+        self._in_flight = (entry,)
+        if self._watch is None:
+            self._ring(entry.since)
+        try:
+            (outcome,) = await self._run((op,))
+        except asyncio.CancelledError:
+            if entry.late is None or task.uncancel():  # somebody else has cancelled it too
+                raise
+            raise entry.late from None
+        finally:
+            self._tally.groups += 1
+            self._tally.operations += 1
+            entry.settled = True
+            self._in_flight = ()
+            self._tell_news()
+            if self._waiting:
+                self._see_to_it()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
     async def flush(self) -> None:
         """Wait until all that was submitted before has ended; what comes meanwhile is not waited for."""
@@ -163,13 +219,13 @@ class Grouping(Generic[Op, Out]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                self._in_flight = self._next_group()
-                await self._carry_out(self._in_flight)
+                self._in_flight = group = self._next_group()
+                await self._carry_out(group)
         finally:  # only a dying loop cancels this task; nobody may be left waiting
             for entry in self._waiting:
                 entry.cancel()
             self._waiting.clear()
-            self._in_flight = []
+            self._in_flight = ()
             self._tell_news()
 
     def _ring(self, since: float) -> None:
@@ -192,7 +248,7 @@ class Grouping(Generic[Op, Out]):
         if left:
             self._ring(min(left))
 
-    def _next_group(self) -> list[_Entry[Op, Out]]:
+    def _next_group(self) -> Sequence[_Entry[Op, Out]]:
         group = [self._waiting.popleft()]
         size = self._weigh(group[0].op)
         while self._waiting and len(group) < self._max_items:
@@ -200,9 +256,10 @@ class Grouping(Generic[Op, Out]):
             if size > self._max_bytes:
                 break
             group.append(self._waiting.popleft())
+        self._lonely = len(group) == 1
         return group
 
-    async def _carry_out(self, group: list[_Entry[Op, Out]]) -> None:
+    async def _carry_out(self, group: Sequence[_Entry[Op, Out]]) -> None:
         try:
             outcomes = await self._run([entry.op for entry in group])
         except asyncio.CancelledError as cancellation:
@@ -220,7 +277,7 @@ class Grouping(Generic[Op, Out]):
         else:
             self._settle(group, outcomes)
 
-    def _settle(self, group: list[_Entry[Op, Out]], outcomes: Sequence[Outcome[Out] | BaseException]) -> None:
+    def _settle(self, group: Sequence[_Entry[Op, Out]], outcomes: Sequence[Outcome[Out] | BaseException]) -> None:
         self._tally.groups += 1
         self._tally.operations += len(group)
         for entry, outcome in zip(group, outcomes, strict=True):
