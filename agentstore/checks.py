@@ -43,6 +43,8 @@ def check_id(value: Any, what: str) -> str:
     Raises:
         InvalidInputError: It is not; `what` names the argument.
     """
+    if type(value) is str and value.isascii() and 0 < len(value) <= MAX_ID and "\0" not in value:
+        return value  # nearly all, in a third of the time
     if not isinstance(value, str):
         raise InvalidInputError(f"{what} must be a str, not {shown(value)}")
     if not value:
@@ -148,9 +150,9 @@ def check_messages(given: Any) -> tuple[tuple[Message, ...], int]:
         given = (given,)
     if not isinstance(given, Iterable):
         raise InvalidInputError(f"messages must be one message or several, not {shown(given)}")
-    messages = tuple(item if isinstance(item, Message) else _message(item) for item in given)
-    size = sum(check_message(message) for message in messages)
-    if len({message.id for message in messages}) < len(messages):
+    messages = tuple([item if isinstance(item, Message) else _message(item) for item in given])
+    size = sum(map(check_message, messages))
+    if len(messages) > 1 and len({message.id for message in messages}) < len(messages):
         raise InvalidInputError("one message id comes twice in this append")
     return messages, size
 
@@ -170,21 +172,22 @@ def check_message(message: Message) -> int:
     """
     check_id(message.id, "Message.id")
     check_id(message.role, "Message.role")
-    check_optional_id(message.run_id, "Message.run_id")
-    if isinstance(message.content, str):
-        size = _utf8(message.content)
-    else:
-        size = check_json(message.content, "Message.content")
-    for text, what in ((message.tool_call_id, "Message.tool_call_id"), (message.name, "Message.name")):
-        if text is not None:
-            size += check_text(text, what)
+    if message.run_id is not None:
+        check_id(message.run_id, "Message.run_id")
+    content = message.content
+    size = _utf8(content) if isinstance(content, str) else check_json(content, "Message.content")
+    if message.tool_call_id is not None:
+        size += check_text(message.tool_call_id, "Message.tool_call_id")
+    if message.name is not None:
+        size += check_text(message.name, "Message.name")
     for call in message.tool_calls:
         size += 6 + _utf8(call.id) + _utf8(call.name) + _utf8(call.arguments)  # as three texts of JSON data
     if not isinstance(message.metadata, dict):
         raise InvalidInputError(f"Message.metadata must be a dict, not {shown(message.metadata)}")
     if message.metadata:
         size += check_json(message.metadata, "Message.metadata")
-    check_size(size, f"message {message.id!r}")
+    if size > MAX_BYTES:
+        check_size(size, f"message {message.id!r}")
     return size
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections import deque
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_Work: TypeAlias = "Callable[[], Callable[[], None]]"
+"""Does the work, and gives what is to be called to tell whoever waits for it."""
 
 
 class CrossLoopLock:
@@ -84,23 +88,36 @@ async def ended(future: asyncio.Future[T]) -> None:
             continue
 
 
+LATE = "agentstore: too late"
+"""The message of a cancellation that is not waited for: nobody waits any longer for what is in flight."""
+
+
+class Lasting(asyncio.Future[T]):
+    """A future that no cancellation but `LATE` ends: the task that awaits it is cancelled when it is done."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Whether it is over; else the task remembers that it was to be cancelled."""
+        return super().cancel(msg) if msg is LATE else False
+
+
 async def uncancelled(future: asyncio.Future[T]) -> T:
-    """The future's result; if we are cancelled meanwhile, the cancellation goes on when the future is done.
+    """The future's result; if we are cancelled meanwhile, the cancellation goes on when the future is done (or `LATE`).
 
     For the one await in which a driver has handed its work over and can no longer take it back. `outcome_despite`
     finds the result with whoever has others to tell it to.
     """
-    cancellation: asyncio.CancelledError | None = None
-    while not future.done():
+    try:  # a `Lasting` future costs a tenth of a shield, and a shield half of `asyncio.wait`
+        return await (future if isinstance(future, Lasting) else asyncio.shield(future))
+    except asyncio.CancelledError as error:
+        cancellation = error
+    while not future.done() and LATE not in cancellation.args:
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError as error:
             cancellation = error
-    if cancellation is not None:
-        # The very error must go on: asyncio.timeout() and anyio know their own cancellations by it.
-        cancellation.done_despite = future  # type: ignore[attr-defined]
-        raise cancellation
-    return future.result()
+    # The very error must go on: asyncio.timeout() and anyio know their own cancellations by it.
+    cancellation.done_despite = future  # type: ignore[attr-defined]
+    raise cancellation
 
 
 def outcome_despite(cancellation: asyncio.CancelledError) -> asyncio.Future[Any] | None:
@@ -129,7 +146,7 @@ class DaemonExecutor(Executor):
         self._size = size
         self._name = name
         self._guard = threading.Lock()
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
         self._shut = False
@@ -141,15 +158,33 @@ class DaemonExecutor(Executor):
             RuntimeError: `shutdown` was called.
         """
         future: Future[T] = Future()
+        self._put(partial(_carry_out, future, partial(function, *args, **kwargs)))
+        return future
+
+    def _put(self, work: _Work) -> None:
         with self._guard:
             if self._shut:
                 raise RuntimeError(f"{self._name} was shut down")
-            self._work.put(partial(_carry_out, future, partial(function, *args, **kwargs)))
+            self._work.put(work)
             if not self._idle.acquire(blocking=False) and len(self._threads) < self._size:
                 self._add_thread()
-            work = None if self._threads else self._work.get()
-        if work is not None:
-            work()
+            own = None if self._threads else self._work.get()
+        if own is not None:
+            own()()
+
+    def call(self, function: Callable[[], T], *, lasting: bool = False) -> asyncio.Future[T]:
+        """Run `function` on a thread for the running loop, in two thirds of the time of its ``run_in_executor``.
+
+        Args:
+            function: What to run.
+            lasting: Whether it will be run in any case. Else cancelling the future before its turn withdraws it.
+
+        Raises:
+            RuntimeError: `shutdown` was called.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = Lasting(loop=loop) if lasting else loop.create_future()
+        self._put(partial(answer, loop, future, function))
         return future
 
     def _add_thread(self) -> None:
@@ -165,16 +200,19 @@ class DaemonExecutor(Executor):
         self._threads.append(thread)
 
     def _run(self) -> None:
-        while (work := self._next()) is not None:
-            work()
+        work = self._work.get()
+        while work is not None:
+            tell = work()
             del work  # it would keep its arguments alive while this thread idles
-
-    def _next(self) -> Callable[[], None] | None:
-        try:
-            return self._work.get_nowait()
-        except queue.Empty:
-            self._idle.release()
-            return self._work.get()
+            try:
+                work = self._work.get_nowait()
+            except queue.Empty:
+                self._idle.release()  # before whoever waits can ask for more, or that would get a thread of its own
+                tell()
+                del tell
+                work = self._work.get()
+            else:
+                tell()
 
     def forget(self) -> None:
         """After a fork: the child has none of the threads, and starts its own."""
@@ -194,12 +232,39 @@ class DaemonExecutor(Executor):
                 thread.join()
 
 
-def _carry_out(future: Future[T], function: Callable[[], T]) -> None:
+def _carry_out(future: Future[T], function: Callable[[], T]) -> Callable[[], None]:
     if not future.set_running_or_notify_cancel():
-        return
+        return _nobody
     try:
-        result = function()
+        return partial(future.set_result, function())
     except BaseException as error:  # noqa: BLE001  it belongs to whoever waits for the future
-        future.set_exception(error)
-    else:
+        return partial(future.set_exception, error)
+
+
+def answer(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], function: Callable[[], T]) -> Callable[[], None]:
+    """Run `function` on a thread, unless nobody waits on that loop any more; what is to be called to tell who does."""
+    if future.cancelled():
+        return _nobody
+    try:
+        return partial(_tell, loop, _set_result, future, function())
+    except BaseException as error:  # noqa: BLE001  as above
+        return partial(_tell, loop, _set_exception, future, error)
+
+
+def _nobody() -> None:
+    """Tell nobody."""
+
+
+def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *args: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        loop.call_soon_threadsafe(settle, *args)
+
+
+def _set_result(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
         future.set_result(result)
+
+
+def _set_exception(future: asyncio.Future[T], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import transfer
 from .checks import (
+    MAX_BYTES,
     check_count,
     check_id,
     check_json,
@@ -18,7 +19,7 @@ from .checks import (
     check_ttl,
 )
 from .errors import ConflictError
-from .protocol import KEEP, Append, Change, Find, Head, Keep, Listing, Read, answered
+from .protocol import KEEP, Change, Find, Head, Keep, Listing, Read, answered, new_append
 from .records import Message, Page, Session, new_id, utcnow
 from .rules import ttl_of
 
@@ -80,7 +81,7 @@ class Conversations:
         records, size = check_messages(messages)
         if metadata:
             size += check_json(check_metadata(metadata), "metadata")
-        op = Append(
+        op = new_append(
             check_id(session_id, "session_id"),
             records,
             check_optional_id(user_id, "user_id"),
@@ -90,6 +91,8 @@ class Conversations:
             self._session_ttl,
             check_optional_count(expected_seq, "expected_seq"),
             size,
+            None,
+            MAX_BYTES,
         )
         async with self.use("append", len(records)) as stack:
             return await stack.append(op)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_che
 
 from .checks import MAX_BYTES
 from .errors import AgentstoreError, UnavailableError
+from .making import maker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -107,6 +108,10 @@ class Append:
     size: int = 0
     mark: Mark | None = None
     metadata_room: int = MAX_BYTES
+
+
+new_append = maker(Append)
+"""An Append of all its eleven values: in a third of the time."""
 
 
 @dataclass(frozen=True, slots=True)

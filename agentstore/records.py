@@ -11,6 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 import uuid_utils
 
 from .errors import InvalidInputError, shown
+from .making import maker
 
 T = TypeVar("T")
 
@@ -160,6 +161,26 @@ def _tool_calls(given: Any) -> tuple[ToolCall, ...]:
     return tuple(call if isinstance(call, ToolCall) else ToolCall.from_dict(call) for call in given)
 
 
+known_message = maker(Message)
+"""A Message of ten values that were checked before."""
+
+
+def numbered(message: Message, seq: int | None) -> Message:
+    """The message with that seq: `replace` takes nine times as long."""
+    return known_message(
+        message.role,
+        message.content,
+        message.id,
+        seq,
+        message.tool_calls,
+        message.tool_call_id,
+        message.name,
+        message.metadata,
+        message.run_id,
+        message.created_at,
+    )
+
+
 def copied(message: Message) -> Message:
     """The message with lists and dicts that nobody else holds; most have none, and can be shared."""
     if isinstance(message.content, str) and not message.metadata:
@@ -203,6 +224,10 @@ class Session(Record):
             if (type(moment) is datetime and moment.tzinfo is UTC) or (moment is None and name == "expires_at"):
                 continue
             object.__setattr__(self, name, _utc(moment, f"Session.{name}"))
+
+
+known_session = maker(Session)
+"""A Session of eleven values that were checked before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ class Marks:
         await backend.write_items([SetItems("n", {"k": 1, "l": 2})])
         assert self.kit.value(url, FLOORS) == 'n1{"q":1}'
 
-    async def test_marks_that_cannot_be_read(self, backend, url, damage="'{'"):
+    async def test_marks_that_cannot_be_read(self, backend, url, unguessed, damage="'{'"):
         turn, words = self.kit.turn, self.kit.words
         await backend.append([turn("bad"), turn("good")])
         self.kit.execute(url, f"UPDATE agentstore_sessions SET marks = {damage} WHERE session_id = 'bad'")

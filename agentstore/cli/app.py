@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import shlex
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from typer.core import TyperGroup
@@ -61,6 +62,11 @@ _Key = Annotated[
     typer.Option("--key-env", metavar="NAME", help="Variable that holds the encryption key; again for older ones"),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else")]
+
+
+_Workload = StrEnum("_Workload", ["append", "sequential", "resume", "long", "state", "agent", "mixed"])
+_Durability: TypeAlias = Literal["commit", "journal", "memory"]
+_Other: TypeAlias = Literal["raw"]
 
 
 def _to_look_into(database_url: str | None, key_env: list[str] | None) -> Database:
@@ -134,6 +140,47 @@ def doctor(
     A message and a key are written under names of their own, read, and deleted again.
     """
     examination.run(database_url, as_json=as_json)
+
+
+@app.command()
+def bench(
+    *,
+    urls: Annotated[
+        list[str] | None,
+        typer.Option("--url", metavar="URL", help="A store; again for others [default: a temporary SQLite file]"),
+    ] = None,
+    workloads: Annotated[
+        list[_Workload] | None, typer.Option("--workload", help="What to do; again for others [default: append]")
+    ] = None,
+    sessions: Annotated[int | None, typer.Option("--sessions", min=1, help="How many at once")] = None,
+    turns: Annotated[int | None, typer.Option("--turns", min=1, help="Of each session, in each sample")] = None,
+    messages: Annotated[
+        int | None, typer.Option("--messages", min=1, help="In each session before [default for long: 20000]")
+    ] = None,
+    durability: Annotated[_Durability, typer.Option("--durability", help="As of db()")] = "commit",
+    compare: Annotated[
+        _Other | None, typer.Option("--compare", help="The same work on the bare driver, in turns")
+    ] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Samples of each side")] = 5,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="The longest that a sample may take")] = 2.0,
+    force: Annotated[bool, typer.Option("--force", help="Also in a store that holds something")] = False,
+    plot: Annotated[
+        str | None, typer.Option("--plot", metavar="FILE", help="Measure and draw curves, into a .png or .html file")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Measure a store, beside the same work on its bare driver; it must be empty, and is left so.
+
+    Absolute figures mean nothing on another machine: look at the ratios, medians over repeats that alternate.
+    """
+    from agentstore.bench.kit import Options  # noqa: PLC0415  what only this command needs
+
+    from . import bench as benchmark  # noqa: PLC0415
+
+    options = Options(sessions, turns, messages, durability, compare == "raw", repeats, seconds, force)
+    benchmark.run(
+        urls or (), [work.value for work in workloads or (_Workload.append,)], options, as_json=as_json, plot=plot
+    )
 
 
 @app.command()

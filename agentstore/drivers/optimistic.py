@@ -41,8 +41,8 @@ class Loaded(Generic[V]):
         now: The backend's time.
     """
 
-    stored: Mapping[str, rules.Stored]
-    versions: Mapping[str, V]
+    stored: dict[str, rules.Stored]
+    versions: dict[str, V]
     now: datetime
 
 

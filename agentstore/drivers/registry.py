@@ -28,6 +28,8 @@ class DriverSpec:
         extra: The extra of agentstore that installs it.
         options: The query options that its URL may carry.
         commits: Groups of deferred writes, of different sessions, that it gains by having under way at once.
+        in_place: Whether its calls are functions on threads of its own, which a cancelled call leaves behind: then a
+            lone caller makes its call itself.
         alone: Why `db` takes no replicas of it, unless the driver is `agentstore.protocol.Replicable`.
     """
 
@@ -36,13 +38,14 @@ class DriverSpec:
     extra: str | None = None
     options: frozenset[str] = frozenset()
     commits: int = 1
+    in_place: bool = False
     alone: str = "its driver cannot tell how far a replica has come"
 
 
 _HERE = "it is on this machine, where nobody copies it"
-_MEMORY = DriverSpec("agentstore.drivers.memory:MemoryBackend", alone=_HERE)
-_SQLITE = DriverSpec("agentstore.drivers.sqlite:SQLiteBackend", "aiosqlite", alone=_HERE)
-_JSON = DriverSpec("agentstore.drivers.json:JSONBackend", "aiofiles", alone=_HERE)
+_MEMORY = DriverSpec("agentstore.drivers.memory:MemoryBackend", in_place=True, alone=_HERE)
+_SQLITE = DriverSpec("agentstore.drivers.sqlite:SQLiteBackend", "aiosqlite", in_place=True, alone=_HERE)
+_JSON = DriverSpec("agentstore.drivers.json:JSONBackend", "aiofiles", in_place=True, alone=_HERE)
 
 _POSTGRESQL = DriverSpec(
     "agentstore.drivers.postgresql:PostgreSQLBackend",

@@ -80,6 +80,7 @@ class Side:
         events: Counts what befell it.
         watch: Tells OpenTelemetry of it; None unless the program records.
         replicated: Sends reads to replicas; None where there are none.
+        in_place: Whether a lone caller makes its call itself, see `queue.group.Grouping`.
         deferring: Every write that can be deferred is; else only while the backend is down.
 
     Args:
@@ -97,6 +98,7 @@ class Side:
         self.located = PlaceOf(url)
         self.events = Events()
         self.watch: Watch | None = None
+        self.in_place = registry.find(url).in_place
         self.deferring = settings.durability != "commit"
         self.bounds = Bounds(settings.queue)
         self.tally = Tally()

@@ -43,20 +43,23 @@ class Stack:
         self._sides = (conversations, state)
         self.conversations, self.state = conversations.store, state.store
         self.committed = conversations.below
+        here, there = conversations.in_place, state.in_place
         self._reads: Grouping[Read, list[Message]] = Grouping(
-            conversations.overlaid.read, reads, deadline, wait_in_flight=False
+            conversations.overlaid.read, reads, deadline, wait_in_flight=False, in_place=here
         )
         self._heads: Grouping[Head, Session | None] = Grouping(
-            conversations.overlaid.heads, reads, deadline, wait_in_flight=False
+            conversations.overlaid.heads, reads, deadline, wait_in_flight=False, in_place=here
         )
         self._gets: Grouping[GetItems, dict[str, StateItem]] = Grouping(
-            state.overlaid.get_items, reads, deadline, wait_in_flight=False
+            state.overlaid.get_items, reads, deadline, wait_in_flight=False, in_place=there
         )
         self._appends = self._way_of_appends(conversations, deadline)
         self._writes = _way_of_writes(state, deadline)
 
     def _way_of_appends(self, side: Side, deadline: float) -> Appends:
-        direct: Direct[Append, list[Message]] = Direct(side.below.append, side.tally, side.bounds, deadline, side.watch)
+        direct: Direct[Append, list[Message]] = Direct(
+            side.below.append, side.tally, side.bounds, deadline, side.watch, in_place=side.in_place
+        )
         if side.queue is None:
             return direct
         return DeferredAppends(side.queue, direct, self._heads.submit, always=side.deferring)
@@ -117,7 +120,9 @@ class Stack:
 
 
 def _way_of_writes(side: Side, deadline: float) -> Writes:
-    direct: Direct[StateOp, int] = Direct(side.below.write_items, side.tally, side.bounds, deadline, side.watch)
+    direct: Direct[StateOp, int] = Direct(
+        side.below.write_items, side.tally, side.bounds, deadline, side.watch, in_place=side.in_place
+    )
     return direct if side.queue is None else DeferredWrites(side.queue, direct, always=side.deferring)
 
 

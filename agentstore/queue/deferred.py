@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from agentstore.errors import PoolTimeoutError, UnavailableError
 from agentstore.protocol import Append, SetItems, StateOp
-from agentstore.records import copied, copy_json
+from agentstore.records import copied, copy_json, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -94,7 +94,7 @@ class DeferredAppends(_Deferred[Append, "list[Message]"]):
         await queue.known.admit(op, self._head)
         messages = op.messages
         if not all(message.seq is None for message in messages):
-            messages = tuple(replace(message, seq=None) for message in messages)
+            messages = tuple(numbered(message, None) for message in messages)
         own = replace(op, messages=tuple(map(copied, messages)), metadata=copy_json(op.metadata))
         try:
             await queue.accept(self._lanes, op.session_id, own)

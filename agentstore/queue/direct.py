@@ -33,6 +33,7 @@ class Direct(Generic[Op, Out]):
         bounds: How much may be under way at once, shared by all loops.
         deadline: Seconds that a write in flight is waited for.
         watch: Tells OpenTelemetry of each group.
+        in_place: As in `Grouping`.
     """
 
     def __init__(
@@ -42,16 +43,18 @@ class Direct(Generic[Op, Out]):
         bounds: Bounds,
         deadline: float,
         watch: Watch | None = None,
+        *,
+        in_place: bool = False,
     ) -> None:
         each = partial(outcomes, run)
         grouping: Grouping[Any, Out]
         self._submit: Callable[[Op], Awaitable[Out]]
         if watch is None:
-            grouping = Grouping(each, tally, deadline, weigh=_size)
+            grouping = Grouping(each, tally, deadline, weigh=_size, in_place=in_place)
             self._submit = grouping.submit
         else:
             watched = _Watched(each, watch)
-            grouping = Grouping(watched.run, tally, deadline, weigh=watched.size)
+            grouping = Grouping(watched.run, tally, deadline, weigh=watched.size, in_place=in_place)
             self._submit = lambda op: grouping.submit((op, watch.caller()))
         self._grouping = grouping
         self._bounds = bounds

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agentstore.checks import check_metadata
 from agentstore.errors import AccessDeniedError, ConflictError, SessionNotFoundError
-from agentstore.protocol import KEEP, Append, Change
-from agentstore.records import Message, Session
+from agentstore.protocol import KEEP, Append, Change, Keep
+from agentstore.records import Message, Session, known_session, numbered
 
 from .marks import Marks, advanced, passed
 from .outcomes import each
@@ -59,15 +59,37 @@ def visible(session: Session | None, user_id: str | None, now: datetime) -> Sess
     return session
 
 
-def touched(session: Session, now: datetime, **changes: Any) -> Session:
-    """The session after an activity: the expiry slides with it.
+def touched(
+    session: Session,
+    now: datetime,
+    *,
+    ttl: timedelta | Keep | None = KEEP,
+    title: str | Keep | None = KEEP,
+    metadata: Mapping[str, Any] | Keep = KEEP,
+    message_count: int | None = None,
+    last_seq: int | None = None,
+) -> Session:
+    """The session after an activity, with what is given in place of what it had: the expiry slides with it.
 
     `updated_at` always rises, whatever the clock does: so it serves as the version of a session, by which a driver
     without locks notices that another writer came first.
     """
     updated_at = max(now, session.updated_at + MICROSECOND)
-    ttl: timedelta | None = changes.pop("ttl") if "ttl" in changes else ttl_of(session)
-    return replace(session, updated_at=updated_at, expires_at=updated_at + ttl if ttl else None, **changes)
+    if isinstance(ttl, Keep):
+        ttl = ttl_of(session)
+    return known_session(
+        session.id,
+        session.user_id,
+        session.agent,
+        session.title if title is KEEP else title,
+        session.metadata if metadata is KEEP else metadata,
+        session.created_at,
+        updated_at,
+        session.message_count if message_count is None else message_count,
+        session.last_seq if last_seq is None else last_seq,
+        updated_at + ttl if ttl else None,
+        session.parent_id,
+    )
 
 
 def ttl_of(session: Session) -> timedelta | None:
@@ -85,8 +107,7 @@ def changed(session: Session | None, change: Change, now: datetime) -> Session:
     current = visible(session, change.user_id, now)
     if current is None:
         raise SessionNotFoundError(f"there is no session {change.session_id!r}")
-    changes = {name: value for name in ("title", "metadata", "ttl") if (value := getattr(change, name)) is not KEEP}
-    return touched(current, now, **changes)
+    return touched(current, now, ttl=change.ttl, title=change.title, metadata=change.metadata)
 
 
 def shortened(session: Session, removed: int, now: datetime, numbering: Numbering = counted) -> Session:
@@ -188,7 +209,7 @@ def _append(
     if op.metadata:
         metadata = check_metadata({**metadata, **op.metadata}, limit=op.metadata_room)
     seqs = numbering(here.last_seq, len(fresh))
-    added = [replace(message, seq=seq) for message, seq in zip(fresh, seqs, strict=True)]
+    added = [numbered(message, seq) for message, seq in zip(fresh, seqs, strict=True)]
     here.last_seq = seqs[-1] if added else here.last_seq
     here.session = session = touched(
         session,
@@ -198,8 +219,8 @@ def _append(
         last_seq=here.last_seq,
         ttl=ttl,
     )
-    known.update((message.id, message) for message in added)
-
+    for message in added:
+        known[message.id] = message
     entry = _write(op, here, session, written)
     if wipe:
         entry.wipe, entry.messages = True, []

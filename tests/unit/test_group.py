@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agentstore.concurrency import uncancelled
+from agentstore.concurrency import Lasting, uncancelled
 from agentstore.errors import ConflictError, UnavailableError
 from agentstore.queue.group import Grouping, Tally
 
@@ -241,3 +241,108 @@ async def test_an_error_that_comes_too_late_is_told_to_nobody():
     answer.set_exception(ConflictError("too late"))
     with pytest.raises(ConflictError):
         await grouping.submit("b")
+
+
+async def test_a_lone_caller_carries_its_operation_out_itself_while_it_stays_alone():
+    tasks = []
+
+    async def run(batch):
+        tasks.append((len(batch), asyncio.current_task()))
+        await asyncio.sleep(0)
+        return list(batch)
+
+    tally = Tally()
+    grouping = Grouping(run, tally, in_place=True)
+    assert await grouping.submit("a") == "a"
+    assert tasks == [(1, asyncio.current_task())]
+    for _ in range(2):  # the first time one goes ahead of the others; from then on they go together
+        assert await asyncio.gather(*map(grouping.submit, "bcd")) == ["b", "c", "d"]
+    assert [size for size, _ in tasks] == [1, 1, 2, 3]
+    assert await grouping.submit("e") == "e"
+    assert tasks[-1][1] is not asyncio.current_task()
+    assert await grouping.submit("f") == "f"
+    assert tasks[-1] == (1, asyncio.current_task())
+    assert (tally.groups, tally.operations) == (6, 9)
+
+
+async def test_what_befalls_a_lone_caller_it_is_told_and_the_next_goes_on():
+    grouping = Grouping(Gate().run, Tally(), in_place=True)
+    with pytest.raises(ConflictError):
+        await grouping.submit("bad")
+    assert await grouping.submit("a") == "A"
+
+
+async def test_a_lone_caller_who_is_late_leaves_its_call_behind_and_those_who_waited_go_on():
+    handed, done = [], []
+
+    async def run(batch):
+        loop = asyncio.get_running_loop()
+        handed.append(Lasting(loop=loop))
+        await uncancelled(handed[-1])
+        done.append(list(batch))
+        return list(batch)
+
+    grouping = Grouping(run, Tally(), 0.05, in_place=True)
+    first = asyncio.create_task(grouping.submit("a"))
+    while not handed:
+        await asyncio.sleep(0)
+    second = asyncio.create_task(grouping.submit("b"))
+    with pytest.raises(UnavailableError, match=r"no answer within 0\.05 s"):
+        await first
+    assert not first.cancelling()
+    with pytest.raises(UnavailableError):
+        await second
+    await grouping.flush()
+    assert done == []
+
+
+async def test_a_lone_caller_who_is_cancelled_waits_for_what_is_in_flight_at_most_until_the_deadline():
+    loop = asyncio.get_running_loop()
+    handed = []
+
+    async def run(batch):
+        handed.append(Lasting(loop=loop))
+        return await uncancelled(handed[-1])
+
+    grouping = Grouping(run, Tally(), 0.05, in_place=True)
+    for ends in (True, False):
+        caller = asyncio.create_task(grouping.submit("a"))
+        while not handed:
+            await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.sleep(0)
+        assert not caller.done()
+        if ends:
+            handed[0].set_result(["a"])
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert handed.pop().cancelled() is not ends
+
+
+async def test_flush_waits_for_a_lone_caller_too():
+    gate = Gate(shut=True)
+    grouping = Grouping(gate.run, Tally(), in_place=True)
+    caller = asyncio.create_task(grouping.submit("a"))
+    await gate.begun.wait()
+    flushing = asyncio.create_task(grouping.flush())
+    await asyncio.sleep(0)
+    assert not flushing.done()
+    gate.open.set()
+    await flushing
+    assert await caller == "A"
+
+
+async def test_flush_waits_for_what_a_cancelled_caller_has_left_in_flight():
+    gate = Gate(shut=True)
+    grouping = Grouping(gate.run, Tally())
+    caller = asyncio.create_task(grouping.submit("a"))
+    await gate.begun.wait()
+    caller.cancel()
+    flushing = asyncio.create_task(grouping.flush())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not flushing.done()
+    gate.open.set()
+    await flushing
+    with pytest.raises(asyncio.CancelledError):
+        await caller

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from .folder import Folder
 from .state import State
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping, Sequence
 
     from agentstore.findings import Finding
@@ -129,24 +129,19 @@ class JSONBackend:
         return await self._write(self._state.purge)
 
     async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._begun(self._readers, partial(self._call, function, *args, **kwargs))
+
+    async def _write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        call = partial(self._call, function, *args, **kwargs)
+        return await uncancelled(self._begun(self._writer, call, lasting=True))
+
+    def _begun(self, threads: DaemonExecutor, call: Callable[[], T], *, lasting: bool = False) -> asyncio.Future[T]:
         self._check_open()
         try:
-            result: T = await wrap(self._call)(function, *args, executor=self._readers, **kwargs)
+            return threads.call(call, lasting=lasting)
         except RuntimeError:  # it was closed just now, and its threads take nothing more
             self._check_open()
             raise
-        return result
-
-    async def _write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        # Not `wrap`: it would need a task to be waited for, which a loop that ends cancels together with its caller.
-        self._check_open()
-        call = partial(self._call, function, *args, **kwargs)
-        try:
-            future = asyncio.get_running_loop().run_in_executor(self._writer, call)
-        except RuntimeError:
-            self._check_open()
-            raise
-        return await uncancelled(future)
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         with SQLITE, translated(self._path):

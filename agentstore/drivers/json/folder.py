@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sqlite3
 import threading
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ class Folder:
 
     def __init__(self, path: Path, timeout: float) -> None:
         self.path = path
+        self._name = str(path)
         self.kinds: list[Logs] = []
         self._timeout = timeout
         self._thread_lock = threading.Lock()
@@ -89,7 +91,8 @@ class Folder:
                 passing=False,
             )
         try:
-            make_folder(self.path)
+            if not os.path.isdir(self._name):  # noqa: PTH112  pathlib takes four times as long
+                make_folder(self.path)
             with self._process_lock.acquire(self._timeout, _POLL):
                 yield self._index.connection() or self._prepared()
         finally:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agentstore import codec, rules
+from agentstore.records import StateItem
 
 from . import lines
 from .files import Edit
@@ -15,13 +16,12 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from agentstore.records import StateItem
-
     from .files import Committed, Span
 
 _ANY = "SELECT key, start, length, version FROM items WHERE ref = ?"
+_VERSIONS = "SELECT key, version, expires_at FROM items WHERE ref = ?"
 _KEYS_AT_ONCE = 500
-_SET = "INSERT INTO items (ref, key, start, length, version, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
+_SET = "INSERT OR REPLACE INTO items (ref, key, start, length, version, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
 _SPARED = 2**20  # bytes up to which a log is never compacted
 _GARBAGE = 4  # times its live bytes that a log may have
 
@@ -139,6 +139,19 @@ class NamespaceLogs(LogKind[KnownNamespace]):
             )
         return {item.key: item for item in self.items(known, rows)}
 
+    def versions(
+        self, connection: sqlite3.Connection, known: KnownNamespace, keys: Sequence[str]
+    ) -> dict[str, StateItem]:
+        """The same without their values, which are not read: what setting and deleting need."""
+        rows: list[Any] = []
+        for first in range(0, len(keys), _KEYS_AT_ONCE):
+            some = keys[first : first + _KEYS_AT_ONCE]
+            rows += connection.execute(f"{_VERSIONS} AND key IN ({', '.join('?' * len(some))})", (known.ref, *some))
+        return {
+            key: StateItem(key, None, version, None if expires_at is None else codec.from_micros(expires_at))
+            for key, version, expires_at in rows
+        }
+
     def items(self, known: KnownNamespace, rows: Sequence[tuple[str, int, int, int]]) -> list[StateItem]:
         """The items of (key, start, length, version) rows."""
         found = self.read(known, [(start, length) for _, start, length, _ in rows])
@@ -188,17 +201,20 @@ class NamespaceLogs(LogKind[KnownNamespace]):
         self.save(connection, known)
 
     def _set(self, connection: sqlite3.Connection, known: KnownNamespace, item: StateItem, span: Span) -> None:
-        self._drop(connection, known, item.key)
+        known.live -= self._length(connection, known, item.key)
         expires_at = None if item.expires_at is None else codec.to_micros(item.expires_at)
         connection.execute(_SET, (known.ref, item.key, *span, item.version, expires_at))
         known.live += span[1]
 
     def _drop(self, connection: sqlite3.Connection, known: KnownNamespace, key: str) -> None:
-        here = (known.ref, key)
-        row = connection.execute("SELECT length FROM items WHERE ref = ? AND key = ?", here).fetchone()
-        if row is not None:
-            known.live -= row[0]
-            connection.execute("DELETE FROM items WHERE ref = ? AND key = ?", here)
+        known.live -= self._length(connection, known, key)
+        connection.execute("DELETE FROM items WHERE ref = ? AND key = ?", (known.ref, key))
+
+    @staticmethod
+    def _length(connection: sqlite3.Connection, known: KnownNamespace, key: str) -> int:
+        """Bytes of the key's line; 0 if there is none."""
+        row = connection.execute("SELECT length FROM items WHERE ref = ? AND key = ?", (known.ref, key)).fetchone()
+        return 0 if row is None else int(row[0])
 
     def _number(self, connection: sqlite3.Connection, known: KnownNamespace) -> None:
         if known.ref is None:

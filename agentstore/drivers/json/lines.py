@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from agentstore.records import Message, Session, StateItem
+from agentstore.records import Message, Session, StateItem, known_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,6 +27,7 @@ _MARK = "\\u001a"
 _TO_ESCAPE = re.compile(r"\\(?:u001a|.)|[\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\(?:u001a([0-9a-f]{4})|.)")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_FEWEST = 5  # what every message has
 _MOVING = ("updated_at", "expires_at", "message_count", "last_seq")
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
@@ -87,7 +88,12 @@ def from_message(message: Message) -> dict[str, Any]:
 
 def to_message(data: dict[str, Any]) -> Message:
     """What `from_message` was given."""
-    data["created_at"] = datetime.fromisoformat(data["created_at"])
+    made = datetime.fromisoformat(data["created_at"])
+    content, count = data["content"], len(data)
+    if count == _FEWEST + ("run_id" in data) and type(content) is str and made.tzinfo is UTC:  # nearly all: see `maker`
+        role, seq, message_id = data["role"], data["seq"], data["id"]
+        return known_message(role, content, message_id, seq, (), None, None, {}, data.get("run_id"), made)
+    data["created_at"] = made
     return Message(**data)
 
 
@@ -99,8 +105,10 @@ def from_session(session: Session) -> dict[str, Any]:
 
 def moved(session: Session) -> dict[str, Any]:
     """The rest of a session."""
-    data = session.to_dict()
-    return {name: data[name] for name in _MOVING if data[name] is not None}
+    data: dict[str, Any] = {"updated_at": _time(session.updated_at)}
+    if session.expires_at is not None:
+        data["expires_at"] = _time(session.expires_at)
+    return data | {"message_count": session.message_count, "last_seq": session.last_seq}
 
 
 def to_session(fixed: dict[str, Any], moving: dict[str, Any]) -> Session:

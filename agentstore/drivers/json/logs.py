@@ -8,6 +8,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from agentstore.errors import CorruptRecordError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from .files import Span
     from .folder import Folder
+
+_PATHS = 1000  # that are kept: making one takes 10 us
 
 _log = logging.getLogger(__name__)
 
@@ -76,9 +79,10 @@ class LogKind(ABC, Generic[K]):
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder = folder
         self.place = folder.path / name
+        self.path = lru_cache(_PATHS)(self._path)
         folder.kinds.append(self)
 
-    def path(self, name: str) -> Path:
+    def _path(self, name: str) -> Path:
         """The log of a session or namespace."""
         return self.place / file_name(name)
 

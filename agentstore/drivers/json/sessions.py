@@ -30,6 +30,7 @@ _ADD_MESSAGE = "INSERT INTO messages (ref, seq, start, length, id) VALUES (?, ?,
 _ANY = "SELECT seq, start, length FROM messages WHERE ref = ?"
 _OLDEST = f"{_ANY} AND seq > ? AND seq < ? ORDER BY seq LIMIT ?"
 _NEWEST = f"{_ANY} AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?"
+_NAMED = "SELECT seq, start, length FROM messages INDEXED BY message_ids WHERE ref = ?"  # else it reads the whole log
 _IDS_AT_ONCE = 500
 
 
@@ -179,7 +180,7 @@ class SessionLogs(LogKind[KnownSession]):
         for first in range(0, len(ids), _IDS_AT_ONCE):
             some = ids[first : first + _IDS_AT_ONCE]
             found += connection.execute(
-                f"{_ANY} AND id IN ({', '.join('?' * len(some))})",
+                f"{_NAMED} AND id IN ({', '.join('?' * len(some))})",
                 (known.ref, *some),
             )
         return {message.id: message for message in self._messages(known, found)}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentstore import codec, rules
 from agentstore.errors import AgentstoreError
+from agentstore.protocol import DeleteKeys, SetItems
 from agentstore.records import StateItem, utcnow
 
 from .failures import translated
@@ -84,12 +85,13 @@ class State:
             known: dict[str, KnownNamespace] = {}
             failed: dict[str, AgentstoreError] = {}
             plan = rules.StatePlan(items={}, floors={})
+            blind = all(isinstance(op, (SetItems, DeleteKeys)) for op in batch)
             keys: dict[str, list[str]] = {op.namespace: [] for op in batch}
             for namespace, key in rules.named_keys(batch):
                 keys[namespace].append(key)
             for namespace, named in keys.items():
                 try:
-                    known[namespace] = self._fill(connection, plan, namespace, named)
+                    known[namespace] = self._fill(connection, plan, namespace, named, blind=blind)
                 except AgentstoreError as error:
                     failed[namespace] = error
             outcomes = plan.apply([op for op in batch if op.namespace not in failed], utcnow())
@@ -125,12 +127,19 @@ class State:
             return len(expired)
 
     def _fill(
-        self, connection: sqlite3.Connection, plan: rules.StatePlan, namespace: str, keys: Sequence[str]
+        self,
+        connection: sqlite3.Connection,
+        plan: rules.StatePlan,
+        namespace: str,
+        keys: Sequence[str],
+        *,
+        blind: bool = False,
     ) -> KnownNamespace:
-        """Tell the plan what is there."""
+        """Tell the plan what is there; without values, if it is `blind`."""
+        look = self._logs.versions if blind else self._logs.with_keys
 
         def ask(connection: sqlite3.Connection, known: KnownNamespace) -> tuple[KnownNamespace, dict[str, StateItem]]:
-            return known, self._logs.with_keys(connection, known, keys)
+            return known, look(connection, known, keys)
 
         known, found = self._logs.answer_locked(connection, namespace, ask)
         plan.floors[namespace], plan.marks[namespace] = known.floor, known.marks

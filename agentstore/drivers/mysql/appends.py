@@ -1,4 +1,7 @@
-"""Appending, in two round trips: look, then write if nothing has changed. If it has: lock and look, then write."""
+"""Appending, in two round trips: look, then write if nothing has changed. If it has: lock and look, then write.
+
+What this process wrote itself a moment ago is not looked at but guessed, see `recent`: then it is one.
+"""
 # ruff: noqa: S608  statements are made of constants and of what `literals` has written
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from agentstore.drivers.recent import Clock, Known, Recent
     from agentstore.protocol import Append, Outcome
     from agentstore.records import Message, Session
 
@@ -32,6 +36,7 @@ _NAMED = (
     f"{_CLOCK_ROW} UNION ALL SELECT session_id, {rows.MESSAGE} FROM agentstore_messages"
     " FORCE INDEX (agentstore_messages_by_id) WHERE id_key IN "
 )
+_OFF = 1_000_000  # microseconds that a guessed time may be off
 _ID = 1 + sql.MESSAGE.index("id")
 
 
@@ -50,6 +55,13 @@ class _Found:
     stored: dict[str, rules.Stored]
     versions: dict[str, sql.Version] = field(default_factory=dict)
     broken: dict[str, CorruptRecordError] = field(default_factory=dict)
+
+    def add(self, guesses: Mapping[str, Known[sql.Version]]) -> None:
+        """Take sessions as they were written last."""
+        for session_id, (session, version, marks) in guesses.items():
+            read = rules.marks_from_text(marks or None)
+            self.stored[session_id] = rules.Stored(session, session.last_seq, marks=read)
+            self.versions[session_id] = version
 
     def plan(self, batch: Sequence[Append]) -> tuple[list[Outcome[list[Message]]], _Changes]:
         """What the batch comes to."""
@@ -82,16 +94,16 @@ class _Changes:
         yield from sql.touch_heads(wire, [self.written[key] for key in there if self._is_touched(key)])
         yield from sql.replace_heads(wire, [self.written[key] for key in there if not self._is_touched(key)])
 
-    def at_once(self, wire: Wire) -> Iterator[str | bytes]:
-        """All statements, which fail if another writer has changed a row since."""
+    def at_once(self, wire: Wire, fresh: str) -> Iterator[str | bytes]:
+        """All statements, which fail if another writer has changed a row since, or the condition does not hold."""
         if len(self.written) == 1:  # a lone caller: one statement less
             ((key, entry),) = self.written.items()
             if not self._is_new(key) and self._is_touched(key):
-                yield sql.touch_unchanged(self.versions[key], entry)
+                yield sql.touch_unchanged(self.versions[key], entry, fresh)
                 yield from sql.put_messages(wire, ((key, message) for message in entry.messages))
                 return
         if versions := [version for key, version in self.versions.items() if key in self.written]:
-            yield sql.unchanged(versions)
+            yield sql.unchanged(versions, fresh)
         if merged := [old for key in self.written if (old := self.before[key]) and self._is_merged(key)]:
             yield sql.texts_unchanged(merged)
         yield from self.created(wire)
@@ -109,25 +121,46 @@ class _Changes:
         return not self.written[key].wipe and not self._is_touched(key)
 
 
-async def append_at_once(wire: Wire, batch: Sequence[Append]) -> list[Outcome[list[Message]]] | None:
+async def append_at_once(
+    wire: Wire, batch: Sequence[Append], recent: Recent[sql.Version], clock: Clock
+) -> list[Outcome[list[Message]]] | None:
     """Plan against what is there, and write on condition that nobody came between; no lock waits for us meanwhile.
 
     Gives None where this is not the way: somebody came between, an operation or what is stored is bad, or it is much.
     Nothing is stored then, and `append` will do.
     """
+    now = clock.now()
+    guesses = {} if now is None else recent.guess(batch, now)
+    others = [op for op in batch if op.session_id not in guesses]
+    done = False
     try:
-        found = await _load(wire, batch, sql.heads)
+        found = _Found(now, {}) if now and not others else await _load(wire, others, sql.heads)
+        clock.heard(found.now)
+        fresh = ""
+        if guesses:
+            found.add(guesses)
+            names = {(op.session_id, message.id) for op in batch for message in op.messages}
+            fresh = sql.fresh(names, codec.to_micros(found.now), _OFF)
         outcomes, changes = found.plan(batch)
         if not changes.written:
             return outcomes
-        done = await wire.commit(*changes.at_once(wire))
+        for session_id in changes.written:
+            recent.forget(session_id)
+        done = await wire.commit(*changes.at_once(wire, fresh))
     except BAD:
-        return None
+        pass
     except MySQLError as error:
-        if code(error) in AGAIN:
-            return None
-        raise
-    return outcomes if done else None
+        if code(error) not in AGAIN:
+            raise
+    if not done:
+        for session_id in guesses:
+            recent.shared(session_id)
+        return None
+    for session_id, entry in changes.written.items():
+        head = entry.session
+        marks = rules.marks_to_text(found.stored[session_id].marks) or ""
+        recent.put(head, (session_id, head.last_seq, codec.to_micros(head.updated_at)), marks)
+    return outcomes
 
 
 async def append(wire: Wire, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:

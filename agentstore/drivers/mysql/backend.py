@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from agentstore import rules
 from agentstore.concurrency import uncancelled
 from agentstore.drivers.optimistic import Attempts
+from agentstore.drivers.recent import Clock, Recent, RecentItems
 from agentstore.drivers.sql.engine import EnginePool
 from agentstore.drivers.sql.upgrade import VERSION
 from agentstore.errors import AgentstoreError, ClosedError, ConfigurationError, UnavailableError
@@ -19,7 +20,7 @@ from agentstore.pool import Pools
 from agentstore.private_loop import lasting
 from agentstore.protocol import LaggingError
 
-from . import appends, examine, following, opening, reading, sessions, state
+from . import appends, examine, following, opening, reading, sessions, sql, state
 from .connecting import Care, Connector
 from .errors import AGAIN, RAISED, READ_ONLY, code, translated
 from .settings import settings
@@ -73,6 +74,9 @@ class MySQLBackend:
         self._connector = Connector(self._settings, pool)
         self._here: Pools[PoolProxiedConnection] = Pools(url, pool, self._make_pool)
         self._apart: Pools[PoolProxiedConnection] = Pools(url, pool, self._make_pool)
+        self._recent: Recent[sql.Version] = Recent()
+        self._items = RecentItems()
+        self._clock = Clock()
         self._following: following.Following | None = None
         self._opened = False
         self._closed = False
@@ -143,7 +147,7 @@ class MySQLBackend:
     async def _append(self, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
         outcomes = None
         if self._settings.pipelines:
-            outcomes = await self._at_once(lambda wire: appends.append_at_once(wire, batch))
+            outcomes = await self._at_once(lambda wire: appends.append_at_once(wire, batch, self._recent, self._clock))
         return await self._write_group(appends.append, batch) if outcomes is None else outcomes
 
     async def read(self, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
@@ -187,7 +191,15 @@ class MySQLBackend:
         return await self._at_once(lambda wire: state.get_items(wire, batch))
 
     async def write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:
-        return await uncancelled(asyncio.ensure_future(self._write_group(state.write_items, batch)))
+        return await uncancelled(asyncio.ensure_future(self._write_items(batch)))
+
+    async def _write_items(self, batch: Sequence[StateOp]) -> list[Outcome[int]]:
+        outcomes = None
+        if self._settings.pipelines and self._items.guess(batch):
+            outcomes = await self._at_once(lambda wire: state.write_at_once(wire, batch, self._items))
+        if outcomes is None:
+            return await self._write_group(partial(state.write_items, recent=self._items), batch)
+        return outcomes
 
     async def scan(self, scan: Scan) -> list[StateItem]:
         return await self._at_once(lambda wire: state.scan(wire, scan))

@@ -14,7 +14,7 @@ from agentstore.drivers.sql import rows
 from .literals import literal, values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from agentstore import rules
     from agentstore.records import Message, Session
@@ -83,14 +83,30 @@ def version(row: Row) -> Version:
     return row[0], row[_LAST_SEQ], _NEVER if row[_UPDATED_AT] is None else row[_UPDATED_AT]
 
 
-def unchanged(versions: Sequence[Version]) -> str:
+def fresh(names: Collection[tuple[str, str]], micros: int, off: int) -> str:
+    """The condition, for `unchanged` and `touch_unchanged`, under which a guess is right.
+
+    That is that none of these (session id, message id) is there, and that the time is `micros` or at most `off` more or
+    less. It looks at the messages as they were at the beginning of the statement or later, which is after the versions
+    that the statement demands were committed: so it overlooks none.
+    """
+    there = (
+        "SELECT 1 FROM agentstore_messages FORCE INDEX (agentstore_messages_by_id)"
+        f" WHERE id_key IN {values(rows.id_key(*name) for name in names)}"
+        f" AND (session_id, id) IN ({','.join(map(values, names))})"
+    )
+    on_time = f" AND ABS({CLOCK} - {micros}) <= {off}"
+    return f" AND NOT EXISTS ({there}){on_time}" if names else on_time
+
+
+def unchanged(versions: Sequence[Version], fresh: str = "") -> str:
     """Locks rows that were found in these versions; fails if one has another by now.
 
     Nothing but an error stops what follows in a packet: here a NULL where none may be, in strict mode.
     """
     return (
         "UPDATE agentstore_sessions FORCE INDEX (PRIMARY) SET last_seq ="
-        f" IF((session_id, last_seq, COALESCE(updated_at, {_NEVER})) IN ({','.join(map(values, versions))}),"
+        f" IF((session_id, last_seq, COALESCE(updated_at, {_NEVER})) IN ({','.join(map(values, versions))}){fresh},"
         f" last_seq, NULL) WHERE session_id IN {values(version[0] for version in versions)}"
     )
 
@@ -126,7 +142,7 @@ def touch_heads(wire: Wire, written: Iterable[rules.Written]) -> Iterator[bytes]
     return wire.inserts(_TOUCH, (values([row[at] for at in _TOUCHED]) for row in changed), _TOUCHING)
 
 
-def touch_unchanged(version: Version, written: rules.Written) -> str:
+def touch_unchanged(version: Version, written: rules.Written, fresh: str = "") -> str:
     """`unchanged` and `touch_heads` in one, for a single session."""
     _, last_seq, updated_at = version
     new = dict(zip(_HEAD, map(literal, _row(written)), strict=True))
@@ -135,7 +151,7 @@ def touch_unchanged(version: Version, written: rules.Written) -> str:
         names.append("marks")
     return (
         "UPDATE agentstore_sessions SET"
-        f" last_seq = IF(last_seq = {last_seq} AND updated_at = {updated_at}, {new['last_seq']}, NULL),"
+        f" last_seq = IF(last_seq = {last_seq} AND updated_at = {updated_at}{fresh}, {new['last_seq']}, NULL),"
         f" {', '.join(f'{name} = {new[name]}' for name in names)}"
         f" WHERE session_id = {new['session_id']}"
     )

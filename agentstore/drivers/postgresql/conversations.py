@@ -17,12 +17,11 @@ from .sessions import MAX_INT, MIN_INT, Sessions, Version, bounded, tombstone
 from .statements import LogStatements
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime
 
     import asyncpg
 
-    from agentstore.errors import AgentstoreError
     from agentstore.protocol import Append, Change, Find, Head, Listing, Outcome
     from agentstore.records import Message, Page
 
@@ -47,21 +46,8 @@ class Log:
         self._place = place
 
     async def append(self, connection: asyncpg.Connection, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
-        """Load what the batch touches; write each session on the condition that it has not changed since."""
-
-        async def load(part: Sequence[Append]) -> optimistic.Loaded[Version]:
-            return await self._sessions.load(connection, part)
-
-        async def write(
-            written: Mapping[str, rules.Written], versions: Mapping[str, Version]
-        ) -> dict[str, AgentstoreError | None]:
-            heads = [rows.head_row(entry.session, entry.marks) for entry in written.values()]
-            added = [rows.message_row(key, message) for key, entry in written.items() for message in entry.messages]
-            wiped = [key for key, entry in written.items() if entry.wipe]
-            held = await self._sessions.write(connection, heads, versions, added=added, cut=wiped)
-            return dict.fromkeys(written.keys() - held)
-
-        return await optimistic.append(batch, load, write, self._patience, failures(connection, self._place))
+        """Each session in one statement with all others, on the condition that it has not changed."""
+        return await self._sessions.append(connection, batch, self._patience, failures(connection, self._place))
 
     async def read(self, connection: asyncpg.Connection, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
         """A range of the primary key for each; those that count from the old end take a statement of their own."""

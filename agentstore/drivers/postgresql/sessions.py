@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from agentstore import rules
+from agentstore import codec, rules
 from agentstore.drivers import optimistic
+from agentstore.drivers.recent import Clock, Recent
 from agentstore.drivers.sql import rows
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
+    from agentstore.errors import AgentstoreError
     from agentstore.protocol import Append, Find, Outcome
     from agentstore.records import Message, Session
 
@@ -25,6 +27,7 @@ Version: TypeAlias = str | None
 
 MAX_INT, MIN_INT = 2**63 - 1, -(2**63)
 
+_OFF = 1_000_000  # microseconds that a guessed time may be off
 _CHUNK = 64 * 2**20  # characters of messages in one statement; PostgreSQL takes 1 GB
 _VERSION, _HEAD, _HEAD_END = 1, 2, 14  # in a row of `LogStatements.load`: the time, a version, a session, a message
 _TITLE, _METADATA, _UPDATED_AT = 3, 4, 6  # in a row of `rows.SESSION`
@@ -41,6 +44,48 @@ class Sessions:
 
     def __init__(self, sql: LogStatements) -> None:
         self._sql = sql
+        self._recent: Recent[Version] = Recent()
+        self._clock = Clock()
+
+    async def append(
+        self, connection: asyncpg.Connection, batch: Sequence[Append], patience: float, failures: optimistic.Failures
+    ) -> list[Outcome[list[Message]]]:
+        """Load what the batch touches, or guess it (see `recent`); write each session if it still is as it was."""
+        loaded: optimistic.Loaded[Version]
+        planned: datetime | None = None
+
+        async def load(part: Sequence[Append]) -> optimistic.Loaded[Version]:
+            nonlocal loaded, planned
+            planned = self._clock.now()
+            guesses = self._recent.guess(part, planned) if planned else {}
+            if others := [op for op in part if op.session_id not in guesses] if planned else part:
+                loaded = await self.load(connection, others)
+            else:
+                assert planned is not None  # noqa: S101  else there are others
+                loaded = optimistic.Loaded({}, {}, planned)
+            planned = loaded.now if guesses else None
+            for session_id, (session, version, marks) in guesses.items():
+                read = rules.marks_from_text(marks or None)
+                loaded.stored[session_id] = rules.Stored(session, session.last_seq, marks=read)
+                loaded.versions[session_id] = version
+            return loaded
+
+        async def write(
+            written: Mapping[str, rules.Written], versions: Mapping[str, Version]
+        ) -> dict[str, AgentstoreError | None]:
+            heads = [rows.head_row(entry.session, entry.marks) for entry in written.values()]
+            added = [rows.message_row(key, message) for key, entry in written.items() for message in entry.messages]
+            wiped = [key for key, entry in written.items() if entry.wipe]
+            held = await self.write(connection, heads, versions, added=added, cut=wiped, planned=planned)
+            for key, version in held.items():
+                marks = rules.marks_to_text(loaded.stored[key].marks)
+                self._recent.put(written[key].session, version, marks or "")
+            missed = written.keys() - held
+            for key in missed:
+                self._recent.shared(key)
+            return dict.fromkeys(missed)
+
+        return await optimistic.append(batch, load, write, patience, failures)
 
     async def load(self, connection: asyncpg.Connection, batch: Sequence[Append]) -> optimistic.Loaded[Version]:
         """One snapshot of the sessions, the named messages, and the time."""
@@ -93,6 +138,7 @@ class Sessions:
                 heads.append((row[_VERSION], row[_HEAD:_HEAD_END]))
             else:
                 known.append((row[_HEAD], row[_HEAD_END:]))
+        self._clock.heard(now)
         return now, heads, known
 
     async def create(
@@ -142,8 +188,9 @@ class Sessions:
         added: Sequence[Sequence[Any]] = (),
         cut: Sequence[str] = (),
         start: int = MIN_INT,
-    ) -> set[str]:
-        """Write sessions whose version holds, each whole or not at all; their ids.
+        planned: datetime | None = None,
+    ) -> dict[str, Version]:
+        """Write sessions whose version holds, each whole or not at all; their new versions.
 
         Args:
             connection: Where to.
@@ -152,15 +199,23 @@ class Sessions:
             added: Rows of `rows.NEW_MESSAGE`.
             cut: Those whose messages go first, ...
             start: ... from this seq on.
+            planned: The time, if it was assumed, and with it that none of the messages is there.
         """
+        for head in heads:
+            self._recent.forget(head[0])
         expected = json.dumps({head[0]: versions[head[0]] for head in heads})
         values: list[Any] = [*_columns(heads), expected]
         if cut:
             values += [list(cut), start]
         if added:
             values += _columns(added)
-        sql = self._sql.write(cut=bool(cut), added=bool(added))
-        return {row[0] for row in await connection.fetch(sql, *values)}
+        if planned is not None:
+            values += [codec.to_micros(planned), _OFF]
+        sql = self._sql.write(cut=bool(cut), added=bool(added), guessed=planned is not None)
+        found = await connection.fetch(sql, *values)
+        if found:
+            self._clock.heard(codec.from_micros(found[0][0]))
+        return {session_id: version for _, session_id, version in found}
 
 
 def bounded(number: int) -> int:
@@ -173,8 +228,13 @@ def tombstone(session_id: str, last_seq: int, marks: str | None = None) -> tuple
     return (session_id, *[None] * 7, last_seq, None, None, marks)
 
 
-def _columns(found: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*found, strict=True)]
+def _columns(found: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    """Rows as arrays; of a column of NULL an empty one, for asyncpg takes half a microsecond for each None in it.
+
+    ``unnest`` fills up what is shorter than the rest.
+    """
+    columns: list[Sequence[Any]] = [*zip(*found, strict=True)]
+    return [() if column.count(None) == len(column) else column for column in columns]
 
 
 def _chunks(added: Iterable[Sequence[Any]]) -> list[list[Sequence[Any]]]:

@@ -11,6 +11,7 @@ import asyncpg
 
 from agentstore import codec, rules
 from agentstore.drivers import optimistic
+from agentstore.drivers.recent import RecentItems
 from agentstore.drivers.sql import rows
 from agentstore.protocol import Expire, Increment, SetItems
 
@@ -55,6 +56,7 @@ class State:
         self._sql = StateStatements(schema)
         self._patience = patience
         self._place = place
+        self._recent = RecentItems()
 
     async def get_items(
         self, connection: asyncpg.Connection, batch: Sequence[GetItems]
@@ -70,7 +72,7 @@ class State:
         return rules.each(batch, answer)
 
     async def write_items(self, connection: asyncpg.Connection, batch: Sequence[StateOp]) -> list[Outcome[int]]:
-        """Plan against what is there; write each namespace on the condition that it has not changed since."""
+        """Plan against what is or was left there (`recent`); write each namespace if it has not changed since."""
         attempts = optimistic.Attempts(f"writing to {len({op.namespace for op in batch})} scopes", self._patience)
         once = partial(self._write, connection)
         return await optimistic.settled(batch, once, attempts, failures(connection, self._place))
@@ -119,11 +121,17 @@ class State:
         """One pass; None for those in whose namespace nothing was written."""
         # what is set or deleted is not looked at: large values stay where they are, unreadable ones can be mended
         whole = frozenset((op.namespace, op.key) for op in ops if isinstance(op, (Increment, Expire)))
-        plan, former, now = await self._load(connection, rules.named_keys(ops), whole)
+        if found := self._recent.guess(ops):
+            plan = rules.StatePlan(found, {namespace: 0 for namespace, _ in found})
+            former, now = _Former(dict(found), {}, {}), codec.from_micros(0)  # nothing of it has a time
+        else:
+            plan, former, now = await self._load(connection, rules.named_keys(ops), whole)
         marked = {op.namespace for op in ops if isinstance(op, SetItems) and op.mark}
         plan.marks = {name: rows.namespace_marks(name, former.marks.get(name)) for name in marked}
         planned = plan.apply(ops, now)
+        self._recent.forget(plan.changed)
         lost = await self._keep(connection, plan, former)
+        self._recent.written({name: plan.items[name] for name in plan.changed if name[0] not in lost}, lost)
         return [None if op.namespace in lost else outcome for op, outcome in zip(ops, planned, strict=True)]
 
     async def _load(

@@ -15,8 +15,10 @@ from agentstore.drivers.sql import rows
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _LIVE = f"(expires_at IS NULL OR expires_at > {_NOW})"
-_VERSION = "xmin::text"
-"""What changes whenever a row does: the transaction that wrote it. A rewrite moves neither seq nor time."""
+_VERSION = "concat_ws(' ', {0}.xmin, {0}.last_seq, {0}.updated_at)"
+"""What changes whenever a row does: the transaction that wrote it, for a rewrite moves neither seq nor time; and those,
+for a server that has lost its last transactions gives their numbers again.
+"""
 
 _HEAD_TYPES = (*("text",) * 5, *("bigint",) * 5, "text", "text")
 _MESSAGE_TYPES = ("text", "bigint", "text", "text", "text", "bigint", *("text",) * 5, "bigint")
@@ -57,8 +59,8 @@ class LogStatements:
         sessions, messages = self._sessions, self._messages
         self.load = (
             f"SELECT clock_timestamp(), NULL, {_nulls(_HEAD_TYPES)}, {_nulls(_MESSAGE_TYPES[2:])}"
-            f" UNION ALL SELECT NULL, {_VERSION}, {rows.HEAD}, {_nulls(_MESSAGE_TYPES[2:])}"
-            f" FROM {sessions} WHERE session_id = ANY($1::text[])"
+            f" UNION ALL SELECT NULL, {_VERSION.format('s')}, {rows.HEAD}, {_nulls(_MESSAGE_TYPES[2:])}"
+            f" FROM {sessions} AS s WHERE session_id = ANY($1::text[])"
             f" UNION ALL SELECT NULL, NULL, session_id, {_nulls(_HEAD_TYPES[1:])}, {rows.MESSAGE}"
             f" FROM {messages} WHERE id_key = ANY($2::bigint[])"
         )
@@ -66,12 +68,12 @@ class LogStatements:
         self.newest_of_one, self.oldest_of_one = self._of_one("DESC"), self._of_one("ASC")
         self.heads = f"SELECT clock_timestamp(), {rows.SESSION} FROM {sessions} WHERE session_id = ANY($1::text[])"
         self.owner = (
-            f"SELECT user_id, last_seq, {_VERSION}, marks FROM {sessions}"
+            f"SELECT user_id, last_seq, {_VERSION.format('s')}, marks FROM {sessions} AS s"
             f" WHERE session_id = $1 AND updated_at IS NOT NULL AND {_LIVE}"
         )
         self.count = f"SELECT count(*) FROM {messages} WHERE session_id = $1"
         self.expired = (
-            f"SELECT session_id, last_seq, {_VERSION} FROM {sessions}"
+            f"SELECT session_id, last_seq, {_VERSION.format('s')} FROM {sessions} AS s"
             f" WHERE session_id > $1 AND expires_at <= {_NOW} ORDER BY session_id LIMIT $2"
         )
         self.add = f"INSERT INTO {messages} ({rows.NEW_MESSAGE}) SELECT * FROM unnest({_arrays(1, _MESSAGE_TYPES)})"
@@ -84,15 +86,22 @@ class LogStatements:
             " WHERE m.session_id = (SELECT session_id FROM held) AND m.seq = n.seq AND m.id = n.id)"
             " SELECT count(*) FROM held"
         )
-        self._writes = {(cut, added): self._write(cut, added) for cut in (False, True) for added in (False, True)}
+        self._writes = {
+            (cut, added, guessed): self._write(cut, added, guessed)
+            for cut in (False, True)
+            for added, guessed in ((False, False), (True, False), (True, True))
+        }
 
-    def write(self, *, cut: bool, added: bool) -> str:
-        """The conditional write of sessions; gives the ids of those that were written.
+    def write(self, *, cut: bool, added: bool, guessed: bool) -> str:
+        """The conditional write of sessions; gives the time, and the ids of those that were written with new versions.
 
-        Takes arrays of `rows.HEAD`, versions as a JSON object by session id; with `cut` the ids of the sessions that
-        lose messages, and the seq from which on; with `added` arrays of `rows.NEW_MESSAGE`.
+        Takes arrays of `rows.HEAD` (an empty one for a column without values), versions as a JSON object by session
+        id; with `cut` the ids of the sessions that lose messages, and the seq from which on; with `added` arrays of
+        `rows.NEW_MESSAGE`, likewise; with `guessed`, which only goes with `added`, the time that was assumed and by
+        how much it may be wrong, in microseconds: a session is written only if it has none of the messages, and none
+        is if it is another time.
         """
-        return self._writes[cut, added]
+        return self._writes[cut, added, guessed]
 
     def listing(self, conditions: str, limit: int) -> str:
         """A listing under further conditions, its limit being parameter number `limit`."""
@@ -121,18 +130,30 @@ class LogStatements:
             " AND ($5::text IS NULL OR s.user_id IS NULL OR s.user_id = $5)"
         )
 
-    def _write(self, cut: bool, added: bool) -> str:  # noqa: FBT001  as `write`
+    def _write(self, cut: bool, added: bool, guessed: bool) -> str:  # noqa: FBT001  as `write`
         expected = len(_HEAD_TYPES) + 1
         changes = ", ".join(f"{name} = excluded.{name}" for name in _SESSION_NAMES[1:])
-        parts = [
-            (
-                f"held AS (INSERT INTO {self._sessions} AS s ({rows.HEAD})"
-                f" SELECT * FROM unnest({_arrays(1, _HEAD_TYPES)}) AS h({rows.HEAD})"
-                ' ORDER BY h.session_id COLLATE "C"'
-                f" ON CONFLICT (session_id) DO UPDATE SET {changes}, marks = coalesce(excluded.marks, s.marks)"
-                f" WHERE s.{_VERSION} = ${expected}::jsonb ->> excluded.session_id RETURNING session_id)"
+        new = f"unnest({_arrays(expected + 1 + 2 * cut, _MESSAGE_TYPES)}) AS m({rows.NEW_MESSAGE})"
+        parts, fresh = [], ""
+        if guessed:
+            planned = expected + 1 + 2 * cut + len(_MESSAGE_TYPES)
+            fresh = (
+                f" WHERE abs({_NOW} - ${planned}::bigint) <= ${planned + 1}::bigint"
+                " AND h.session_id != ALL(ARRAY(SELECT session_id FROM known))"
             )
-        ]
+            parts.append(
+                f"known AS (SELECT m.session_id FROM {new} CROSS JOIN LATERAL"
+                f" (SELECT session_id, id FROM {self._messages} WHERE id_key = m.id_key OFFSET 0) AS k"
+                " WHERE k.session_id = m.session_id AND k.id = m.id)"
+            )
+        parts.append(
+            f"held AS (INSERT INTO {self._sessions} AS s ({rows.HEAD})"
+            f" SELECT * FROM unnest({_arrays(1, _HEAD_TYPES)}) AS h({rows.HEAD}){fresh}"
+            ' ORDER BY h.session_id COLLATE "C"'
+            f" ON CONFLICT (session_id) DO UPDATE SET {changes}, marks = coalesce(excluded.marks, s.marks)"
+            f" WHERE {_VERSION.format('s')} = ${expected}::jsonb ->> excluded.session_id"
+            f" RETURNING session_id, {_VERSION.format('s')} AS version)"
+        )
         following = expected + 1
         if cut:
             parts.append(
@@ -144,10 +165,9 @@ class LogStatements:
         if added:
             parts.append(
                 f"added AS (INSERT INTO {self._messages} ({rows.NEW_MESSAGE})"
-                f" SELECT m.* FROM unnest({_arrays(following, _MESSAGE_TYPES)}) AS m({rows.NEW_MESSAGE})"
-                " WHERE m.session_id = ANY(ARRAY(SELECT session_id FROM held)))"
+                f" SELECT m.* FROM {new} WHERE m.session_id = ANY(ARRAY(SELECT session_id FROM held)))"
             )
-        return f"WITH {', '.join(parts)} SELECT session_id FROM held"
+        return f"WITH {', '.join(parts)} SELECT {_NOW}, session_id, version FROM held"
 
 
 class StateStatements:

@@ -28,7 +28,7 @@ from .scripts import SOURCES
 from .topology import topology
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from agentstore.options import PoolOptions
 
@@ -106,7 +106,7 @@ class Client:
         for attempt in itertools.count(1):
             groups = await self._grouped(commands, left, redirected, answers)
             exchanges = [
-                self._exchange(address, indices, args, redirected.keys() & set(indices), answers)
+                self._exchange(address, indices, args, redirected.keys() & set(indices) if redirected else (), answers)
                 for address, indices in groups.items()
             ]
             if len(exchanges) == 1:
@@ -180,10 +180,9 @@ class Client:
         self, commands: Sequence[Command], left: Iterable[int], redirected: dict[int, Address], answers: list[Any]
     ) -> dict[Address, list[int]]:
         """The commands that are left, by server; those that have none are answered."""
-        groups: defaultdict[Address, list[int]] = defaultdict(list)
         if self._topology.fixed:
-            groups[self._topology.address("")].extend(left)
-            return groups
+            return {self._topology.address(""): list(left)}
+        groups: defaultdict[Address, list[int]] = defaultdict(list)
         try:
             if self._topology.stale:
                 await self._learn()
@@ -200,12 +199,14 @@ class Client:
         address: Address,
         indices: Sequence[int],
         args: Sequence[tuple[str | bytes | int, ...]],
-        asking: Iterable[int],
+        asking: Collection[int],
         answers: list[Any],
     ) -> None:
         """Let one server answer; what went wrong is the answer of each."""
-        asking = set(asking)
-        packed = b"".join([(_ASKING if i in asking else b"") + pack(args[i]) for i in indices])
+        if asking:
+            packed = b"".join([(_ASKING if i in asking else b"") + pack(args[i]) for i in indices])
+        else:
+            packed = b"".join([pack(args[i]) for i in indices])
         failure: Exception
         try:
             link = await self._links.take(address)
@@ -224,7 +225,7 @@ class Client:
             else:
                 self._links.give_back(link)
                 for index in indices:
-                    if index in asking:
+                    if asking and index in asking:
                         next(found)
                     answers[index] = next(found)
                 return

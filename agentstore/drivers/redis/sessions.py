@@ -168,9 +168,9 @@ async def commit(wire: Wire, writes: Sequence[Write]) -> list[bool | AgentstoreE
     for write in writes:
         wire.recent.forget(write.session_id)
     answers = await wire.run([write_command(wire, *parts) for parts in zip(writes, heads, changes, strict=True)])
-    for write, version, head, answer in zip(writes, versions, heads, answers, strict=True):
+    for write, version, answer in zip(writes, versions, answers, strict=True):
         if answer == 1 and write.session is not None:
-            wire.recent.put(write.session, version, records.marks_text(write.marks) or write.version.marks, len(head))
+            wire.recent.put(write.session, version, records.marks_text(write.marks) or write.version.marks)
         elif answer == 0:
             wire.recent.shared(write.session_id)
     done = [answer if isinstance(answer, AgentstoreError) else answer == 1 for answer in answers]

@@ -145,7 +145,7 @@ async def _write_all(wire: Wire, batch: Sequence[StateOp], outcomes: dict[int, O
     left = dict(enumerate(batch))
     attempts = Attempts(f"writing to {len({op.namespace for op in batch})} namespaces", wire.patience)
     while left:
-        loaded, now = await _load(wire, left.values())
+        loaded, now = _guessed(wire, left.values()) or await _load(wire, left.values())
         for index, op in list(left.items()):
             error = _trouble(op, loaded.get(op.namespace))
             if error is not None:
@@ -153,7 +153,9 @@ async def _write_all(wire: Wire, batch: Sequence[StateOp], outcomes: dict[int, O
                 del left[index]
         plan = _plan(loaded)
         planned = plan.apply(list(left.values()), now)
+        wire.items.forget(plan.changed)
         missed = await _write(wire, plan, loaded)
+        wire.items.written({name: plan.items[name] for name in plan.changed if name[0] not in missed}, missed)
         for (index, op), outcome in zip(list(left.items()), planned, strict=True):
             error = missed.get(op.namespace)
             if op.namespace not in missed or error is not None:
@@ -178,6 +180,15 @@ def _plan(loaded: Mapping[str, _Namespace]) -> rules.StatePlan:
         {name: here.floor for name, here in loaded.items()},
         marks={name: here.marks for name, here in loaded.items()},
     )
+
+
+def _guessed(wire: Wire, ops: Collection[StateOp]) -> tuple[dict[str, _Namespace], datetime] | None:
+    """What this process left there, see `recent`; None if it must be asked for."""
+    loaded: dict[str, _Namespace] = {}
+    for (namespace, key), item in (wire.items.guess(ops) or {}).items():
+        here = loaded.setdefault(namespace, _Namespace(namespace))
+        here.items[key], here.versions[key] = item, "" if item is None else str(item.version)
+    return (loaded, codec.from_micros(0)) if loaded else None  # nothing of it has a time
 
 
 async def _load(wire: Wire, ops: Collection[StateOp]) -> tuple[dict[str, _Namespace], datetime]:

@@ -6,12 +6,12 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from agentstore import codec
+from agentstore.drivers.recent import Clock, Recent, RecentItems
 from agentstore.errors import AgentstoreError
 
 from .client import Client, Command
 from .keys import Keys
 from .place import parse
-from .recent import Clock, Recent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -52,7 +52,7 @@ class Wire:
         keys: The names of our keys there.
         patience: Seconds after which a write that others keep overtaking is given up.
         one_server: All keys are on one server, so a script writes a session and its listings in one step.
-        recent: Sessions that were written last.
+        recent, items: Sessions and items that were written last.
         clock: That of the servers.
         following: If the server is a replica, what it must tell before each answer counts.
     """
@@ -62,7 +62,8 @@ class Wire:
         self.keys = Keys(self.place.prefix)
         self.patience = options.statement_timeout
         self.one_server = self.place.mode != "cluster"
-        self.recent = Recent()
+        self.recent: Recent[str] = Recent()
+        self.items = RecentItems()
         self.clock = Clock()
         self.following: Following | None = None
         self._pools = pools

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from agentstore import codec, rules
 from agentstore.errors import CorruptRecordError
-from agentstore.records import Message, Session, StateItem, ToolCall
+from agentstore.records import Session, StateItem, ToolCall, known_message, known_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
+
+    from agentstore.records import Message
 
 SESSION = (
     "session_id, user_id, agent, title, metadata, created_at, updated_at, "
@@ -75,13 +77,13 @@ def session_row(session: Session) -> tuple[Any, ...]:
         session.id,
         session.user_id,
         session.agent,
-        _escaped(session.title),
+        None if session.title is None else codec.escape(session.title),
         codec.dumps(session.metadata) if session.metadata else None,
         codec.to_micros(session.created_at),
         codec.to_micros(session.updated_at),
         session.message_count,
         session.last_seq,
-        micros(session.expires_at),
+        None if session.expires_at is None else codec.to_micros(session.expires_at),
         session.parent_id,
     )
 
@@ -91,19 +93,19 @@ def head_row(session: Session, marks: rules.Marks | None = None) -> tuple[Any, .
     return (*session_row(session), rules.marks_to_text(marks or {}))
 
 
-def message_row(session_id: str, message: Message) -> tuple[Any, ...]:
-    """The values of `NEW_MESSAGE`."""
+def message_row(session_id: str, message: Message, key: int | None = None) -> tuple[Any, ...]:
+    """The values of `NEW_MESSAGE`; `key` is its `id_key` where that is known."""
     calls = message.tool_calls
     return (
         session_id,
-        id_key(session_id, message.id),
+        id_key(session_id, message.id) if key is None else key,
         message.role,
         codec.content_to_text(message.content),
         message.id,
         message.seq,
         codec.dumps([(call.id, call.name, call.arguments) for call in calls]) if calls else None,
-        _escaped(message.tool_call_id),
-        _escaped(message.name),
+        None if message.tool_call_id is None else codec.escape(message.tool_call_id),
+        None if message.name is None else codec.escape(message.name),
         codec.dumps(message.metadata) if message.metadata else None,
         message.run_id,
         codec.to_micros(message.created_at),
@@ -121,10 +123,6 @@ def micros(moment: datetime | None) -> int | None:
     return None if moment is None else codec.to_micros(moment)
 
 
-def _escaped(text: str | None) -> str | None:
-    return None if text is None else codec.escape(text)
-
-
 # --- from rows --------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +138,7 @@ def stored(row: Sequence[Any]) -> rules.Stored:
         if row[6] is None:
             return rules.Stored(last_seq=_whole(last_seq), marks=marks)
         return rules.Stored(
-            Session(
+            known_session(
                 row[0],
                 row[1],
                 row[2],
@@ -172,7 +170,7 @@ def messages(found: Iterable[Sequence[Any]]) -> list[Message]:
     content, unescape, loads, moment = codec.content_from_text, codec.unescape, codec.loads, codec.from_micros
     try:
         return [
-            Message(
+            known_message(
                 role,
                 content(text),
                 message_id,

@@ -156,7 +156,8 @@ class SQLiteBackend:
     # --- the threads ---
 
     async def _write(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        return await uncancelled(self._open(self._writer).run(partial(_transaction, _WRITE, function, self._place)))
+        run = partial(_transaction, _WRITE, function, self._place)
+        return await uncancelled(self._open(self._writer).run(run, lasting=True))
 
     async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         return await self._open(self._reader).run(partial(_transaction, _READ, function, self._place))

@@ -14,7 +14,7 @@ from .isolation import fetched, isolated
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from agentstore.protocol import Append, Change, Find, Head, Listing, Outcome, Read
     from agentstore.records import Message, Page
@@ -28,6 +28,10 @@ _PUT_HEAD = (
     f"INSERT INTO agentstore_sessions ({rows.HEAD}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
     " ON CONFLICT (session_id) DO UPDATE SET marks = coalesce(excluded.marks, marks), "
     + ", ".join(f"{name} = excluded.{name}" for name in rows.SESSION.split(", ")[1:])
+)
+_TOUCH_HEAD = (  # what most appends change: in two thirds of the time that `_PUT_HEAD` takes
+    "UPDATE agentstore_sessions SET updated_at = ?, message_count = ?, last_seq = ?, expires_at = ?"
+    " WHERE session_id = ?"
 )
 _NAMED = (
     f"SELECT session_id, {rows.MESSAGE} FROM agentstore_messages"  # noqa: S608
@@ -64,16 +68,37 @@ def append(connection: sqlite3.Connection, batch: Sequence[Append]) -> list[Outc
 def _append(connection: sqlite3.Connection, batch: Sequence[Append]) -> list[Outcome[list[Message]]]:
     now = utcnow()
     stored = _stored(connection, {op.session_id for op in batch})
-    named = {(op.session_id, message.id) for op in batch if stored[op.session_id].session for message in op.messages}
+    before = {session_id: here.session for session_id, here in stored.items()}
+    keys = {
+        (op.session_id, message.id): rows.id_key(op.session_id, message.id) for op in batch for message in op.messages
+    }
+    named = {name: key for name, key in keys.items() if before[name[0]] is not None}
     for session_id, messages in (_named(connection, named) if named else {}).items():
         stored[session_id].messages = messages
     outcomes, written = rules.plan_appends(batch, stored, now)
+    touched: list[rules.Written] = []
+    put: list[rules.Written] = []
     for session_id, entry in written.items():
         if entry.wipe:
             _drop(connection, session_id)
-    _put_messages(connection, ((key, message) for key, entry in written.items() for message in entry.messages))
-    _put_heads(connection, written.values())
+        (touched if _is_touched(before[session_id], entry) else put).append(entry)
+    connection.executemany(
+        _PUT_MESSAGE,
+        [
+            rows.message_row(session_id, message, keys[session_id, message.id])
+            for session_id, entry in written.items()
+            for message in entry.messages
+        ],
+    )
+    _touch_heads(connection, touched)
+    _put_heads(connection, put)
     return outcomes
+
+
+def _is_touched(before: Session | None, entry: rules.Written) -> bool:
+    """Whether nothing but an activity is new to a session's row."""
+    here = before is not None and before.metadata is entry.session.metadata
+    return here and entry.marks is None and not entry.wipe
 
 
 def read(connection: sqlite3.Connection, batch: Sequence[Read]) -> list[Outcome[list[Message]]]:
@@ -101,7 +126,8 @@ def find(connection: sqlite3.Connection, batch: Sequence[Find]) -> list[Outcome[
     def answer(op: Find) -> dict[str, Message]:
         if rules.visible(_session(connection, op.session_id), op.user_id, now) is None:
             return {}
-        return _named(connection, {(op.session_id, message_id) for message_id in op.ids}).get(op.session_id, {})
+        named = {(op.session_id, message_id): rows.id_key(op.session_id, message_id) for message_id in op.ids}
+        return _named(connection, named).get(op.session_id, {})
 
     return rules.each(batch, answer)
 
@@ -227,16 +253,18 @@ def _session(connection: sqlite3.Connection, session_id: str) -> Session | None:
 
 def _stored(connection: sqlite3.Connection, session_ids: Iterable[str]) -> dict[str, rules.Stored]:
     """What is there of each id, without messages."""
-    found = {key: rules.Stored() for key in session_ids}
-    for row in fetched(connection, _HEADS, (codec.dumps(list(found)),), "session_id"):
-        found[row[0]] = rows.stored(row)
+    ids = list(session_ids)
+    found = {row[0]: rows.stored(row) for row in fetched(connection, _HEADS, (codec.dumps(ids),), "session_id")}
+    for session_id in ids:
+        if session_id not in found:
+            found[session_id] = rules.Stored()
     return found
 
 
-def _named(connection: sqlite3.Connection, named: set[tuple[str, str]]) -> dict[str, dict[str, Message]]:
-    """The messages of these (session id, message id), by both."""
+def _named(connection: sqlite3.Connection, named: Mapping[tuple[str, str], int]) -> dict[str, dict[str, Message]]:
+    """The messages of these (session id, message id), whose keys are given, by both."""
     found: dict[str, dict[str, Message]] = {}
-    keys = codec.dumps([rows.id_key(*name) for name in named])
+    keys = codec.dumps(list(named.values()))
     for session_id, *row in fetched(connection, _NAMED, (keys,), "session_id"):
         if (session_id, row[2]) in named:
             found.setdefault(session_id, {})[row[2]] = rows.messages([row])[0]
@@ -245,6 +273,22 @@ def _named(connection: sqlite3.Connection, named: set[tuple[str, str]]) -> dict[
 
 def _put_messages(connection: sqlite3.Connection, added: Iterable[tuple[str, Message]]) -> None:
     connection.executemany(_PUT_MESSAGE, (rows.message_row(session_id, message) for session_id, message in added))
+
+
+def _touch_heads(connection: sqlite3.Connection, written: Iterable[rules.Written]) -> None:
+    connection.executemany(
+        _TOUCH_HEAD,
+        [
+            (
+                codec.to_micros(session.updated_at),
+                session.message_count,
+                session.last_seq,
+                rows.micros(session.expires_at),
+                session.id,
+            )
+            for session in (entry.session for entry in written)
+        ],
+    )
 
 
 def _put_heads(connection: sqlite3.Connection, written: Iterable[rules.Written]) -> None:

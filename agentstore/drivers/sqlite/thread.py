@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL as END
 
+from agentstore.concurrency import Lasting, answer
 from agentstore.errors import ClosedError, UnavailableError
 from agentstore.forking import SQLITE
 
@@ -66,26 +68,34 @@ class ConnectionThread:
         def connected() -> None:
             held.open()
 
-        return self._enqueue(connected)
+        loop = asyncio.get_running_loop()
+        return self._enqueue(connected, loop, loop.create_future())
 
-    def run(self, function: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+    def run(self, function: Callable[[sqlite3.Connection], T], *, lasting: bool = False) -> asyncio.Future[T]:
         """Run `function` on the connection's thread, after all that was asked for before.
 
-        Cancelling the future before its turn withdraws it. Must be called on the event loop that awaits it.
+        Must be called on the event loop that awaits it.
+
+        Args:
+            function: What to run.
+            lasting: Whether it will be run in any case. Else cancelling the future before its turn withdraws it.
 
         Raises:
             ClosedError: `close` was called.
             UnavailableError: This is a forked process.
         """
         held = self._held
-        return self._enqueue(lambda: function(held.get()))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = Lasting(loop=loop) if lasting else loop.create_future()
+        return self._enqueue(lambda: function(held.get()), loop, future)
 
     def close(self) -> asyncio.Future[None] | None:
         """Close the connection after all that was asked for before; None if that is under way."""
         if not self._take_end():
             return None
-        work = _Work(self._held.close, asyncio.get_running_loop(), END)
-        done = work.future
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        work = _Work(self._held.close, loop, done, END)
         self._queue.put_nowait((None, work))
         return done
 
@@ -109,15 +119,16 @@ class ConnectionThread:
     def __del__(self) -> None:
         self.close_soon()
 
-    def _enqueue(self, function: Callable[[], T]) -> asyncio.Future[T]:
+    def _enqueue(
+        self, function: Callable[[], T], loop: asyncio.AbstractEventLoop, future: asyncio.Future[T]
+    ) -> asyncio.Future[T]:
         if not self._is_here():
             raise UnavailableError(
                 "this store was opened before a fork, and its connections stayed with the parent process",
                 hint="Make a new one with db(...) in the child",
                 passing=False,
             )
-        work = _Work(function, asyncio.get_running_loop())
-        future = work.future  # which the work forgets when it has run
+        work = _Work(function, loop, future)
         with self._guard:
             if self._ending:  # behind the end nothing would ever be run
                 raise ClosedError
@@ -171,38 +182,25 @@ class _Held:
 class _Work(Generic[T]):
     """A function to run once and whom to tell. It forgets both, for the thread remembers its last piece of work."""
 
-    def __init__(self, function: Callable[[], T], loop: asyncio.AbstractEventLoop, answer: object = None) -> None:
-        self.future: asyncio.Future[T] = loop.create_future()
+    def __init__(
+        self,
+        function: Callable[[], T],
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[T],
+        said: object = None,
+    ) -> None:
+        self.future = future
         self._function = function
         self._loop = loop
-        self._answer = answer
+        self._said = said
 
     def __call__(self) -> object:
         function, future, loop = self._function, self.future, self._loop
         del self._function, self.future, self._loop
-        if not future.cancelled():
-            try:
-                with SQLITE:
-                    result = function()
-            except BaseException as error:  # noqa: BLE001  who waits is told, whatever it is
-                _tell(loop, _set_exception, future, error)
-            else:
-                _tell(loop, _set_result, future, result)
-        return self._answer
+        answer(loop, future, partial(_inside, function))()
+        return self._said
 
 
-def _tell(loop: asyncio.AbstractEventLoop, settle: Callable[..., None], *args: Any) -> None:
-    try:
-        loop.call_soon_threadsafe(settle, *args)
-    except RuntimeError:  # the loop was closed: nobody waits any more
-        return
-
-
-def _set_result(future: asyncio.Future[T], result: T) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _set_exception(future: asyncio.Future[T], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _inside(function: Callable[[], T]) -> T:
+    with SQLITE:
+        return function()

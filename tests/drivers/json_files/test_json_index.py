@@ -130,10 +130,13 @@ async def test_cost_does_not_grow_with_the_session(folder, monkeypatch):
         [outcome] = await store.append([Append(session, (Message("user", "again", id="7"),))])
         assert outcome[0].content == "x"
         await add(store, session, "new")
+        turn = (Message("user", "again", id="7"), Message("assistant", "again", id="8"))
+        assert [m.content for m in (await store.append([Append(session, turn)]))[0]] == ["x", "x"]
+        await store.append([Append(session, (Message("user", "y"), Message("assistant", "z")))])
         costs[size] = (sum(read), steps)
         connection.set_progress_handler(None, 0)
         reader.set_progress_handler(None, 0)
-    assert costs[200][0] == costs[5_000][0] == 51
+    assert costs[200][0] == costs[5_000][0] == 53
     assert costs[5_000][1] <= costs[200][1] * 1.5 + 5
     assert replayed == []
     await store.aclose()

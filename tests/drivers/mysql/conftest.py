@@ -3,6 +3,8 @@
 import pytest
 from mysql_kit import make
 
+from agentstore.drivers.recent import Recent, RecentItems
+
 
 @pytest.fixture
 def url(fresh):
@@ -15,3 +17,10 @@ async def backend(url):
     await backend.aopen()
     yield backend
     await backend.aclose()
+
+
+@pytest.fixture
+def unguessed(monkeypatch):
+    """Whatever a write touches is looked at first, as if this process had not written it before."""
+    monkeypatch.setattr(Recent, "guess", lambda *_: {})
+    monkeypatch.setattr(RecentItems, "guess", lambda *_: None)

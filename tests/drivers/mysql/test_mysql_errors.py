@@ -145,7 +145,7 @@ async def test_rows_that_contradict_each_other_fail_alone(url, backend):
 
 
 @pytest.mark.parametrize("column", ["metadata = '{'", "expires_at = 9223372036854775807", "user_id = x'ff'"])
-async def test_a_session_that_cannot_be_read_fails_alone(url, backend, column):
+async def test_a_session_that_cannot_be_read_fails_alone(url, backend, column, unguessed):
     await backend.append([turn("good"), turn("bad")])
     execute(url, f"UPDATE agentstore_sessions SET {column} WHERE session_id = 'bad'")
     outcomes = await backend.append([turn("good"), turn("bad")])

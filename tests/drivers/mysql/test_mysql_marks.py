@@ -13,7 +13,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def come_between(monkeypatch):
+def come_between(monkeypatch, unguessed):
+    """``come_between(coroutine function)``: it runs behind the first look of an append."""
+
     def patch(action):
         look, actions = appends._load, [action]
 
@@ -31,9 +33,9 @@ def come_between(monkeypatch):
 class TestMarks(Marks):
     kit = mysql_kit
 
-    async def test_marks_that_are_no_text(self, backend, url):
+    async def test_marks_that_are_no_text(self, backend, url, unguessed):
         execute(url, "ALTER TABLE agentstore_sessions MODIFY marks LONGBLOB")
-        await self.test_marks_that_cannot_be_read(backend, url, damage="X'ff'")
+        await self.test_marks_that_cannot_be_read(backend, url, unguessed, damage="X'ff'")
 
     async def test_an_upgrade_that_was_cut_off(self, url, monkeypatch):
         done = "ALTER TABLE agentstore_sessions ADD COLUMN marks LONGTEXT"

@@ -100,7 +100,7 @@ async def test_two_hundred_tasks_on_a_pool_of_five(url):
 
 
 @pytest.fixture
-def come_between(monkeypatch):
+def come_between(monkeypatch, unguessed):
     """``come_between(module, coroutine function)``: it runs behind the first look of an append, or of a state write."""
 
     def patch(module, action):

@@ -30,12 +30,12 @@ def coming_between(monkeypatch, owner, name):
 
 
 @pytest.fixture
-def come_between(backend, monkeypatch):
+def come_between(backend, monkeypatch, unguessed):
     return coming_between(monkeypatch, backend._log._sessions, "load")
 
 
 @pytest.fixture
-def come_between_state(backend, monkeypatch):
+def come_between_state(backend, monkeypatch, unguessed):
     return coming_between(monkeypatch, backend._state, "_load")
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def other(url, backend):
+async def other(url, backend, unguessed):
     other = make(url)
     await other.aopen()
     await other.write_items([Increment(name, "k", 0) for name in ("calm", "cold", "hot")])

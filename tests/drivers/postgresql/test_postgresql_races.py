@@ -114,7 +114,7 @@ async def test_a_key_that_came_and_went_meanwhile(backend):
     assert await backend.write_items([SetItems("n", {"k": 2})]) == [2]
 
 
-async def test_a_session_that_changed_meanwhile_is_planned_again(backend, monkeypatch):
+async def test_a_session_that_changed_meanwhile_is_planned_again(backend, monkeypatch, unguessed):
     await backend.append([turn("s", "first")])
     load = backend._log._sessions.load
     come = [turn("s", "between")]

@@ -130,7 +130,7 @@ async def test_every_statement_probes_by_index(backend, url):
         probing = [
             text for text in statements if isinstance(text, str) and text.startswith(("SELECT", "WITH", "UPDATE"))
         ]
-        assert len(probing) == 23
+        assert len(probing) == 25
         for text in probing:
             count = max(map(int, re.findall(r"\$(\d+)", text)))
             await connection.execute(f"PREPARE probe AS {text}")

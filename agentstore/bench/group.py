@@ -1,0 +1,62 @@
+"""Group commit by hand, as anybody would write it who has read how databases do it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agentstore.records import Message
+
+    from .raw import Raw, Turn
+
+
+class Gatherer:
+    """While commits are in flight the next group gathers; a lone caller waits for nobody.
+
+    Args:
+        raw: Commits the groups: as many at once as its ``groups`` says, else one.
+    """
+
+    def __init__(self, raw: Raw) -> None:
+        self._raw = raw
+        self._width: int = getattr(raw, "groups", 1)
+        self._waiting: list[tuple[Turn, asyncio.Future[None]]] = []
+        self._committing: set[asyncio.Task[None] | None] = set()
+
+    async def append(self, session_id: str, messages: Sequence[Message]) -> None:
+        """Store a turn in the next group's commit. A session may have one at a time."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(((session_id, messages), future))
+        if len(self._committing) < self._width:
+            task = asyncio.create_task(self._commit())  # begins when those who come at this moment are there too
+            self._committing.add(task)
+        await future
+
+    async def _commit(self) -> None:
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting, []
+                await self._carry_out(group)
+                await asyncio.sleep(0)  # whoever has just been answered may come again, and join
+        finally:
+            self._committing -= {asyncio.current_task()}
+
+    async def _carry_out(self, group: list[tuple[Turn, asyncio.Future[None]]]) -> None:
+        try:
+            await self._raw.append_group([turn for turn, _ in group])
+        except Exception as error:  # noqa: BLE001  its callers' concern
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for _, future in group:
+                if not future.done():
+                    future.set_result(None)
+
+    async def ended(self) -> None:
+        """Wait for what is in flight."""
+        if self._committing:
+            await asyncio.gather(*filter(None, self._committing), return_exceptions=True)
