@@ -1,6 +1,7 @@
 """A folder for each test, and a store by hand beside it."""
 
 import asyncio
+import gc
 import json
 
 import pytest
@@ -13,6 +14,15 @@ from agentstore.drivers import registry
 from agentstore.options import PoolOptions
 from agentstore.protocol import Listing
 from agentstore.url import StoreURL
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected():
+    """What the tests' own machinery holds is no garbage: each sample begins with a collection."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
