@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentstore.database import db
+from agentstore.errors import ConfigurationError
 from agentstore.url import StoreURL
 
 from . import raw
@@ -35,7 +36,13 @@ def check(urls: Iterable[str], workloads: Iterable[str], options: Options) -> No
     for url in urls:
         db(url, url)
         if by_hand:
-            raw.load(StoreURL.parse(url))
+            _check_hand(StoreURL.parse(url))
+
+
+def _check_hand(url: StoreURL) -> None:
+    if url.is_ephemeral:
+        raise ConfigurationError(f"{url} is in the memory of this process: it has no raw counterpart to compare with")
+    raw.load(url)
 
 
 async def run(url: str, workload: str, options: Options, watch: Watch) -> Result:

@@ -30,6 +30,7 @@ def check(result: dict) -> None:
         for figure in comparison["figures"]:
             assert 0 < figure["p50"] <= figure["p95"] <= figure["p99"]
             assert len(figure["rates"]) == 2
+            assert figure["operations"] >= 2
             assert figure["rate"] == median(figure["rates"]) > 0
         for other in others:
             assert other["ratio"] == median(other["ratios"])
@@ -60,7 +61,7 @@ def test_every_workload_by_hand(workload, hand, found, stored):
 
 
 def test_turns_are_done_as_asked_on_each_side(hand, found):
-    found("--url", "memory:", "--compare", "raw")
+    found("--url", URL, "--compare", "raw")
     # a warm-up of one turn and two repeats of four, in three sessions
     assert (hand.asked["append"], hand.asked["insert"]) == (27, 27)
     assert hand.largest == 3
@@ -85,7 +86,7 @@ def test_the_command_knows_every_workload():
 
 
 def test_a_table_for_people(hand, bench):
-    told = bench("--url", "memory:", "--workload", "append", "--workload", "agent", "--compare", "raw").stdout
+    told = bench("--url", URL, "--workload", "append", "--workload", "agent", "--compare", "raw").stdout
     for words in ("agentstore", "CPython", "durability commit", "pool at most 10", "p95 ms", "it promises less"):
         assert words in told
     assert told.count("its model alone") == 1
@@ -122,7 +123,7 @@ def test_a_store_that_loses_a_turn_fails_the_run(bench, monkeypatch, stored):
 def test_so_does_a_bare_driver(bench, hand):
     turns = iter(range(1000))
     hand._loses = lambda: next(turns) == 20
-    done = bench("--url", "memory:", "--workload", "sequential", "--turns", "30", "--compare", "raw")
+    done = bench("--url", URL, "--workload", "sequential", "--turns", "30", "--compare", "raw")
     assert done.exit_code == 1
     assert "by hand, one commit per turn" in done.stderr
     assert "acknowledged messages" in done.stderr
@@ -163,8 +164,9 @@ def test_a_wrong_url_is_told_before_anything_is_measured(bench):
     assert not Path("x.db").exists()
 
 
-def test_a_store_without_a_bare_driver_has_nothing_to_compare_with(bench):
-    done = bench("--url", "memory:", "--compare", "raw")
+@pytest.mark.parametrize("url", ["memory:", "sqlite://"])
+def test_a_store_without_a_bare_driver_has_nothing_to_compare_with(url, bench):
+    done = bench("--url", url, "--compare", "raw")
     assert done.exit_code == 2
     assert "no raw counterpart" in done.stderr
 

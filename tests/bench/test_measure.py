@@ -105,7 +105,7 @@ async def test_as_many_groups_at_once_as_the_driver_says():
     gate.set()
     await asyncio.gather(*tasks)
     await gatherer.ended()
-    assert sizes == [1, 1, 2]
+    assert sizes == [1, 1, 1, 1]
 
 
 async def test_a_group_that_fails_fails_all_its_callers_and_no_later_one():

@@ -7,7 +7,7 @@ import pytest
 
 
 def test_a_picture_and_a_page(bench, hand, folder):
-    done = bench("--url", "memory:", "--compare", "raw", "--messages", "1000", "--plot", "o.png")
+    done = bench("--url", "sqlite:///x.db", "--compare", "raw", "--messages", "1000", "--plot", "o.png")
     assert done.exit_code == 0, done.output
     picture = (folder / "o.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
