@@ -94,15 +94,13 @@ class Kit:
     def __init__(
         self,
         database: Database,
-        hand: Hand | None,
         options: Options,
-        *,
         folder: Path,
         findings: list[Finding],
         watch: Watch,
     ) -> None:
-        self.database, self.hand, self.options, self.folder = database, hand, options, folder
-        self.findings, self.watch = findings, watch
+        self.database, self.options, self.folder, self.findings, self.watch = database, options, folder, findings, watch
+        self.hand: Hand | None = None
         self.name = f"agentstore-bench-{secrets.token_hex(4)}" if options.force else "agentstore-bench"
         self.namespace = self.name
         self.pool = _POOL
@@ -179,12 +177,11 @@ async def opened(url: str, options: Options, watch: Watch, *, by_hand: bool) -> 
         queue = QueueOptions(journal_dir=folder / "journal")
         async with db(url, url, durability=options.durability, pool=_POOL, queue=queue) as database:
             raw = bare.load(StoreURL.parse(url)) if by_hand else None
-            kit = Kit(
-                database, None if raw is None else Hand(raw), options, folder=folder, findings=findings, watch=watch
-            )
+            kit = Kit(database, options, folder, findings, watch)
             try:
                 if raw is not None:
                     await raw.aopen()
+                    kit.hand = Hand(raw)
                 yield kit
             finally:
                 await _close(kit)

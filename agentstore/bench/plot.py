@@ -107,7 +107,8 @@ def _plain(text: str) -> str:
 def _told(report: Report) -> str:
     machine = report.machine
     where = f"{machine.cpus} processors, {machine.processor}, {machine.system}"
-    return f"agentstore {machine.agentstore}, {machine.python}, {machine.date}\n{where}"
+    settings = ", ".join(f"{name} {value}" for name, value in report.sweeps[0].settings.items())
+    return f"agentstore {machine.agentstore}, {machine.python}, {machine.date}\n{where}\n{settings}"
 
 
 def _page(report: Report, canvas: Canvas) -> str:
