@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from .raw import Raw, Turn
 
 
+_WORTHY = 16  # turns that are better off in one commit than in two at once: measured on PostgreSQL and MariaDB
+
+
 class Gatherer:
     """While commits are in flight the next group gathers; a lone caller waits for nobody.
 
     Args:
-        raw: Commits the groups: as many at once as its ``groups`` says, else one. Those who wait are shared evenly
+        raw: Commits the groups: as many at once as its ``groups`` says, else one. Many who wait are shared evenly
             among the commits that may begin.
     """
 
@@ -41,7 +44,7 @@ class Gatherer:
     async def _commit(self) -> None:
         try:
             while self._waiting:
-                size = ceil(len(self._waiting) / (self._width - self._in_flight))
+                size = max(_WORTHY, ceil(len(self._waiting) / (self._width - self._in_flight)))
                 group, self._waiting = self._waiting[:size], self._waiting[size:]
                 await self._carry_out(group)
                 await asyncio.sleep(0)  # whoever has just been answered may come again, and join
