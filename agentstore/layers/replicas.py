@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         StateOp,
     )
     from agentstore.records import Message, Page, Session, StateItem
-    from agentstore.stats import PoolStats
+    from agentstore.stats import PoolStats, ReplicaStats
 
     from .breaker import Probe
     from .fence import Fence, Key, Position
@@ -100,6 +100,10 @@ class Replicated(Layer):
 
     def pools(self) -> Sequence[PoolStats]:
         return [*self._inner.pools(), *(pool for replica in self._replicas for pool in replica.backend.pools())]
+
+    def replicas(self) -> Sequence[ReplicaStats]:
+        """Which of them are in use now."""
+        return [replica.stats() for replica in self._replicas]
 
     # --- reads ---
 

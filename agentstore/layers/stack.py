@@ -17,12 +17,14 @@ from agentstore.queue.group import Grouping, Tally
 from agentstore.stats import QueueStats
 
 from .assembly import Settings, Side
+from .replicas import Replicated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from agentstore.protocol import Append, Backend, GetItems, Head, Read, StateOp
     from agentstore.records import Message, Session, StateItem
+    from agentstore.stats import ReplicaStats
     from agentstore.telemetry.watch import Watch
     from agentstore.url import StoreURL
 
@@ -179,6 +181,11 @@ class Stacks:
         sides = [side.queue_stats() for side in self.sides]
         sums = {item.name: sum(getattr(side, item.name) for side in sides) for item in fields(QueueStats)}
         return QueueStats(**sums | {"waiting": sums["waiting"] + waiting})
+
+    def replicas(self) -> Sequence[ReplicaStats]:
+        """Those of the conversations' backend."""
+        below = self._conversations.below
+        return below.replicas() if isinstance(below, Replicated) else ()
 
     def befell(self, event: str) -> int:
         """How often one of `agentstore.stats.EVENTS` came about."""
