@@ -102,6 +102,7 @@ class Database(Conversations):
             fallbacks=self._stacks.befell("fallbacks"),
             retries=self._stacks.befell("retries"),
             fast_failures=self._stacks.befell("fast_failures"),
+            replicas=tuple(self._stacks.replicas()),
         )
 
     @property

@@ -44,6 +44,21 @@ class PoolStats(Plain):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaStats(Plain):
+    """One read replica.
+
+    Attributes:
+        url: It, without password.
+        in_use: Whether reads go there, as far as it holds what they need; else it is left out until it answers again.
+        reason: Why it is left out: what it met last; None while it is in use.
+    """
+
+    url: str
+    in_use: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class QueueStats(Plain):
     """The write queue.
 
@@ -97,6 +112,7 @@ class Stats(Plain):
         fallbacks: Writes that were accepted because the backend could not be reached.
         retries: Attempts that were made again, by themselves, because a backend could not be reached.
         fast_failures: Calls that failed at once, because a backend had not been reachable just before.
+        replicas: One entry for each read replica.
     """
 
     pools: tuple[PoolStats, ...] = ()
@@ -106,6 +122,7 @@ class Stats(Plain):
     fallbacks: int = 0
     retries: int = 0
     fast_failures: int = 0
+    replicas: tuple[ReplicaStats, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data, for a log or a page; no Stats come back from it."""

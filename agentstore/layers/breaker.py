@@ -38,6 +38,7 @@ class Breaker:
         is_open: The backend could not be reached, and has not answered since.
         since: When it opened, on the clock (`time.monotonic`); None while it is closed.
         answers: Counts calls that succeeded, roughly: whether any did meanwhile is all that matters.
+        error: What the last try met; None while it is closed.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Breaker:
         self.is_open = False
         self.since: float | None = None
         self.answers = 0
-        self._error: UnavailableError | None = None
+        self.error: UnavailableError | None = None
         self._pause = _FIRST_PAUSE
         self._next = 0.0  # when the next probe may go
         self._probe: Probe | None = None
@@ -79,7 +80,7 @@ class Breaker:
             after = "it is being tried now" if self._probe else f"next try in {self._next - now:.1f} s"
             raise UnavailableError(
                 f"{self._name} has been unreachable for {now - self.since:.0f} s; {after}", passing=False, unsent=True
-            ) from self._error
+            ) from self.error
 
     def failed(self, error: UnavailableError, probe: Probe | None = None) -> None:
         """A call, or the probe, could not reach the backend."""
@@ -92,7 +93,7 @@ class Breaker:
                 self.is_open, self.since, self._pause = True, now, _FIRST_PAUSE
             else:
                 self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            self._error, self._probe = error, None
+            self.error, self._probe = error, None
             self._next = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311  to draw processes apart
         if opens:
             level = logging.INFO if self._has_fallback else logging.WARNING  # what takes the writes says so itself
@@ -105,7 +106,7 @@ class Breaker:
             if self.since is None:
                 return
             seconds = self._clock() - self.since
-            self.is_open, self.since, self._error, self._probe = False, None, None, None
+            self.is_open, self.since, self.error, self._probe = False, None, None, None
         _log.info("%s answers again, after %.1f s", self._name, seconds)
 
     def abandoned(self, probe: Probe) -> None:

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from agentstore.errors import ConfigurationError, SchemaError, UnavailableError
+from agentstore.stats import ReplicaStats
 
 from .breaker import Breaker
 from .fence import Pause
@@ -85,6 +86,11 @@ class Replica:
             cause, error = error, UnavailableError(str(error))
             error.__cause__ = cause
         self.breaker.failed(error, probe)
+
+    def stats(self) -> ReplicaStats:
+        """Whether reads go to it."""
+        error = self.breaker.error
+        return ReplicaStats(self.name, in_use=error is None, reason=None if error is None else str(error))
 
     # --- how far it has come: not to be relied upon, for its server may be another the next time; the driver checks ---
 

@@ -19,8 +19,11 @@ from agentstore.stats import QueueStats
 from .assembly import Settings, Side
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agentstore.protocol import Append, Backend, GetItems, Head, Read, StateOp
     from agentstore.records import Message, Session, StateItem
+    from agentstore.stats import ReplicaStats
     from agentstore.telemetry.watch import Watch
     from agentstore.url import StoreURL
 
@@ -241,6 +244,11 @@ class Stacks:
         sides = [side.queue_stats() for side in self.sides]
         sums = {item.name: sum(getattr(side, item.name) for side in sides) for item in fields(QueueStats)}
         return QueueStats(**sums | {"waiting": sums["waiting"] + waiting})
+
+    def replicas(self) -> Sequence[ReplicaStats]:
+        """Those of the conversations' backend."""
+        replicated = self.sides[0].replicated
+        return () if replicated is None else [replica.stats() for replica in replicated.replicas]
 
     def befell(self, event: str) -> int:
         """How often one of `agentstore.stats.EVENTS` came about."""

@@ -12,6 +12,7 @@ from agentstore.drivers.memory import MemoryBackend
 from agentstore.errors import AccessDeniedError, ClosedError, ConfigurationError, SchemaError, UnavailableError
 from agentstore.protocol import Append, Change, Find, GetItems, Head, Increment, LaggingError, Listing, Read, Scan
 from agentstore.records import Session, utcnow
+from agentstore.stats import ReplicaStats
 
 pytestmark = pytest.mark.anyio
 
@@ -410,6 +411,7 @@ async def test_one_that_fails_is_left_out_and_found_again_on_the_side(rig, caplo
         assert await rig.words() == ["first"]
     assert replica.calls == ["read"]
     assert "fake://replica-0 is unreachable: until it answers, reads go elsewhere (it is away)" in caplog.text
+    assert rig.replicated.replicas[0].stats() == ReplicaStats("fake://replica-0", in_use=False, reason="it is away")
     for _ in range(100):
         rig.clock.now += 0.1
         assert await rig.words() == ["first"]
@@ -420,6 +422,7 @@ async def test_one_that_fails_is_left_out_and_found_again_on_the_side(rig, caplo
     rig.clock.now += 2
     await rig.words()
     await until(lambda: not rig.replicated._looks)
+    assert rig.replicated.replicas[0].stats() == ReplicaStats("fake://replica-0", in_use=True)
     rig.forget()
     assert await rig.words() == ["first"]
     assert (rig.primary.calls, replica.calls) == ([], ["read"])
@@ -470,6 +473,7 @@ async def test_one_that_is_wrong_is_an_error_when_it_is_opened_and_a_log_line_la
         await until(lambda: not rig.replicated._looks)
     errors = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert errors == ["the replica fake://replica-0 cannot be used as it is: no such user"]
+    assert rig.replicated.replicas[0].stats().reason == "no such user"
 
 
 # --- life ---

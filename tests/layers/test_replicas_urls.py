@@ -55,7 +55,11 @@ def test_a_replica_is_named_once():
 )
 def test_what_may_be_a_replica_is_taken(primary, replica):
     database = db(primary, replicas=iter([replica]))
-    assert len(database._stacks.sides[0].replicated.replicas) == 1
+    (told,) = database.stats().replicas
+    assert (told.in_use, told.reason) == (True, None)
+    assert told.url.startswith(replica.partition(":")[0])
+    assert "other" not in told.url, "which is the password"
+    assert database.stats().to_dict()["replicas"] == [told.to_dict()]
 
 
 def test_the_state_has_replicas_only_where_it_shares_the_backend():

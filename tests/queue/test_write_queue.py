@@ -8,7 +8,8 @@ import weakref
 import pytest
 from queue_kit import make, said, say, until
 
-from agentstore import ClosedError, CorruptRecordError, QueueFullError, RetryOptions, UnavailableError
+from agentstore import ClosedError, CorruptRecordError, QueueFullError, RetryOptions, SchemaError, UnavailableError
+from agentstore.queue.journal import format as journal_format
 from agentstore.queue.journal import survey
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("puppets")]
@@ -202,6 +203,31 @@ async def test_what_a_close_cannot_store_the_next_opening_does(tmp_path, durabil
         assert await again.state.get("k") == 1
         assert again.stats().queue.replayed == 5 + (durability == "journal"), "what was stored before comes again"
     assert survey.survey(tmp_path / "journals") == []
+
+
+@pytest.mark.parametrize("options", [{"durability": "commit"}, {}, {"durability": "commit", "fallback": "journal"}])
+async def test_a_journal_of_a_newer_version_keeps_the_store_from_opening(tmp_path, monkeypatch, options):
+    with monkeypatch.context() as newer:
+        newer.setattr(journal_format, "VERSION", journal_format.VERSION + 1)
+        database, strings = make(tmp_path, durability="journal", close_timeout=0.05)
+        async with database:
+            await database.append("s", say("0"))
+            await database.flush()
+            strings.down = True
+            await database.append("s", say("1"))
+        strings.down = False
+    (segment,) = (tmp_path / "journals").glob("*/*/*.log")
+    older, _ = make(tmp_path, **options)
+    for call in (lambda: said(older), lambda: older.append("s", say("2")), older.aopen):
+        with pytest.raises(SchemaError, match="Install the newer agentstore") as told:
+            await call()
+        assert str(segment) in str(told.value)
+    await older.aclose()
+    with monkeypatch.context() as newer:
+        newer.setattr(journal_format, "VERSION", journal_format.VERSION + 1)
+        database, _ = make(tmp_path, **options)
+        async with database:
+            assert await said(database) == ["0", "1"]
 
 
 async def test_a_replay_brings_nothing_back(tmp_path):

@@ -20,6 +20,7 @@ from agentstore.errors import CorruptRecordError, InvalidInputError, SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 VERSION = 1
 _MAGIC = b"agentjnl"
@@ -121,8 +122,12 @@ class Header:
         return head + _CHECK.pack(zlib.crc32(head))
 
     @classmethod
-    def unpack(cls, data: bytes) -> Header:
+    def unpack(cls, data: bytes, path: Path) -> Header:
         """The header at the beginning of a segment.
+
+        Args:
+            data: The segment, or its beginning.
+            path: Where it is, for messages.
 
         Raises:
             CorruptRecordError: There is none, or it is damaged.
@@ -135,8 +140,8 @@ class Header:
         _, version, flags, created_at, nonce, previous_end, name = _HEADER.unpack(head)
         if version > VERSION:
             raise SchemaError(
-                f"the segment has format {version}; this version of agentstore knows format {VERSION}",
-                hint="Install a newer agentstore",
+                f"{path} holds accepted writes in format {version}; this version of agentstore knows format {VERSION}",
+                hint="Install the newer agentstore that wrote it, and open the store once, which stores them",
             )
         name = name.rstrip(b"\0").decode()
         return cls(name, created_at, sealed=bool(flags & _SEALED), previous_end=previous_end, nonce=nonce)

@@ -63,7 +63,7 @@ def header_of(path: Path) -> Header | None:
     """
     with path.open("rb") as file:
         try:
-            return Header.unpack(file.read(HEADER_BYTES))
+            return Header.unpack(file.read(HEADER_BYTES), path)
         except CorruptRecordError:
             return None
 
@@ -118,7 +118,7 @@ def _in_segment(path: Path, data: bytes, journal_id: str, end: int | None, *, la
 
 def _in_data(path: Path, data: bytes, journal_id: str, *, last: bool) -> Iterator[Found | Damage]:
     try:
-        header = Header.unpack(data)
+        header = Header.unpack(data, path)
     except CorruptRecordError:
         yield Damage(path, 0, len(data), "its header is damaged")
         return

@@ -42,7 +42,7 @@ def read(path: Path) -> Found:
         SchemaError: A newer version wrote it.
     """
     data = path.read_bytes()
-    header = Header.unpack(data)
+    header = Header.unpack(data, path)
     found = header.record_at(data, HEADER_BYTES)
     if found is None or found[1] != len(data):
         raise CorruptRecordError(f"{path} is damaged")
