@@ -1,4 +1,4 @@
-"""The state. A namespace's floor is the lock of those who write there."""
+"""The state. A namespace's floor is the lock of those who write there, and a key's row that of who only replaces it."""
 # ruff: noqa: S608  statements are made of constants and of what `literals` has written
 
 from __future__ import annotations
@@ -99,8 +99,7 @@ async def write_at_once(wire: Wire, batch: Sequence[StateOp], recent: RecentItem
     outcomes = plan.apply(batch, codec.from_micros(0))  # nothing of it has a time
     recent.forget(plan.changed)
     try:
-        # looking is a statement of its own, behind the lock: so it sees what the last holder of that has written
-        done = await wire.commit(_locked(sorted(namespaces)), _unchanged(guesses), *_puts(wire, plan))
+        done = await (_replace(wire, plan, guesses[0]) if len(guesses) == 1 else _replace_all(wire, plan, guesses))
     except BAD:
         done = False
     except MySQLError as error:
@@ -111,15 +110,36 @@ async def write_at_once(wire: Wire, batch: Sequence[StateOp], recent: RecentItem
     return outcomes if done else None
 
 
-def _unchanged(guesses: Sequence[tuple[str, str, int]]) -> str:
-    """Fails unless each (namespace, key) is there in this version: see `sql.unchanged`."""
-    there = (
-        f"SELECT COUNT(*){_FROM}({_named(sorted(guess[:2] for guess in guesses))})"
-        f" AND (namespace, `key`, version) IN ({','.join(map(values, guesses))})"
+async def _replace(wire: Wire, plan: rules.StatePlan, guess: tuple[str, str, int]) -> bool:
+    """Write a key that is there in this version; fails, or gives False, if it is not.
+
+    It needs no lock but that of the row, which others look at under a lock too. A third of the time of `_replace_all`.
+    """
+    namespace, key, former = guess
+    item = plan.items[namespace, key]
+    assert item is not None  # noqa: S101  it was set
+    (changed,) = await wire.send(
+        f"UPDATE agentstore_state SET value = {literal(codec.value_to_text(item.value))},"
+        f" version = IF(version = {former}, {item.version}, NULL), expires_at = NULL"
+        f" WHERE namespace = {literal(namespace)} AND `key` = {literal(key)}"
     )
-    return (
-        f"UPDATE agentstore_state_floors SET floor = IF(({there}) = {len(guesses)}, floor, NULL)"
-        f" WHERE namespace = {literal(guesses[0][0])}"
+    return bool(changed)
+
+
+async def _replace_all(wire: Wire, plan: rules.StatePlan, guesses: Sequence[tuple[str, str, int]]) -> bool:
+    """Write keys if all of them are there in these versions; fails, or gives False, if they are not.
+
+    Looking is a statement of its own, behind the lock: so it sees what the last holder of that has written.
+    """
+    namespaces = sorted({namespace for namespace, _, _ in guesses})
+    named = _named(sorted(guess[:2] for guess in guesses))
+    texts = values(f"{namespace}\0{key}\0{version}" for namespace, key, version in guesses)  # one: see `sql.fresh`
+    there = f"SELECT COUNT(*){_FROM}({named}) AND CONCAT(namespace, 0x00, `key`, 0x00, version) IN {texts}"
+    return await wire.commit(
+        _locked(namespaces),
+        f"UPDATE agentstore_state_floors SET floor = IF(({there} FOR UPDATE) = {len(guesses)}, floor, NULL)"
+        f" WHERE namespace = {literal(namespaces[0])}",
+        *_puts(wire, plan),
     )
 
 
@@ -133,7 +153,7 @@ async def write_items(wire: Wire, batch: Sequence[StateOp], recent: RecentItems)
     _, floors, found, clock = await wire.send(
         sql.BEGIN,
         _locked(namespaces),
-        f"SELECT namespace, {_BLIND if blind else _ITEM}{_FROM}{_named(names)}",
+        f"SELECT namespace, {_BLIND if blind else _ITEM}{_FROM}{_named(names)} FOR UPDATE",
         sql.NOW,
     )
     there = {namespace: floor for namespace, floor, _ in floors}
