@@ -43,7 +43,7 @@ class DriverSpec:
 
 
 _HERE = "it is on this machine, where nobody copies it"
-_MEMORY = DriverSpec("agentstore.drivers.memory:MemoryBackend", in_place=True, alone=_HERE)
+_MEMORY = DriverSpec("agentstore.drivers.memory:MemoryBackend", alone=_HERE)
 _SQLITE = DriverSpec("agentstore.drivers.sqlite:SQLiteBackend", "aiosqlite", in_place=True, alone=_HERE)
 _JSON = DriverSpec("agentstore.drivers.json:JSONBackend", "aiofiles", in_place=True, alone=_HERE)
 
