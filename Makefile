@@ -1,6 +1,6 @@
 # Every target makes the environment it needs; nothing but Python 3.11+, make and a package index is assumed.
 .DEFAULT_GOAL := help
-.PHONY: help demo servers test test-one test-compose contract faults lint format bench bench-deferred bench-servers clean
+.PHONY: help demo servers test test-one test-compose contract faults lint format bench clean
 .PRECIOUS: .venv/%/base  # else make takes it for a mere step on the way to dev and deletes it
 
 # Each version at hand is tested.
@@ -74,15 +74,11 @@ format: $(ENV)/dev ## Put the code into the house's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: servers $(ENV)/dev ## Compare with the bare driver (about a minute)
-	$(BIN)/python benchmarks/embedded.py
+BENCH_ARGS ?= --workload append --workload sequential --workload resume --workload state --seconds 0.2
 
-bench-deferred: $(ENV)/dev ## What a turn costs with a slow backend, journalled or in memory (half a minute)
-	$(BIN)/python benchmarks/deferred.py
-
-bench-servers: servers $(ENV)/dev ## Compare the servers with their bare drivers (a few minutes)
-	$(BIN)/python tests/servers --durable run postgresql mysql redis clickhouse mongodb -- \
-		$(BIN)/python benchmarks/servers.py
+bench: $(ENV)/dev ## Compare the stores at hand with their bare drivers (two minutes; BENCH_ARGS="--workload long")
+	$(BIN)/python tests/servers --durable --found run postgresql mysql redis mongodb clickhouse -- \
+		scripts/bench $(BIN)/agentstore $(BENCH_ARGS)
 
 clean: ## Remove environments and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from . import raw as bare
 from .group import Gatherer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
     from agentstore.findings import Finding
 
@@ -94,15 +94,13 @@ class Kit:
     def __init__(
         self,
         database: Database,
-        hand: Hand | None,
         options: Options,
-        *,
         folder: Path,
         findings: list[Finding],
         watch: Watch,
     ) -> None:
-        self.database, self.hand, self.options, self.folder = database, hand, options, folder
-        self.findings, self.watch = findings, watch
+        self.database, self.options, self.folder, self.findings, self.watch = database, options, folder, findings, watch
+        self.hand: Hand | None = None
         self.name = f"agentstore-bench-{secrets.token_hex(4)}" if options.force else "agentstore-bench"
         self.namespace = self.name
         self.pool = _POOL
@@ -175,22 +173,31 @@ async def opened(url: str, options: Options, watch: Watch, *, by_hand: bool) -> 
         ConfigurationError: It is not empty, or has no bare driver to compare with.
     """
     findings = await _look(StoreURL.parse(url), force=options.force)
-    base = home("bench")
-    base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=base, prefix="run-") as temporary:
-        folder = Path(temporary)
+    with _folder() as folder:
         queue = QueueOptions(journal_dir=folder / "journal")
         async with db(url, url, durability=options.durability, pool=_POOL, queue=queue) as database:
             raw = bare.load(StoreURL.parse(url)) if by_hand else None
-            kit = Kit(
-                database, None if raw is None else Hand(raw), options, folder=folder, findings=findings, watch=watch
-            )
+            kit = Kit(database, options, folder, findings, watch)
             try:
                 if raw is not None:
                     await raw.aopen()
+                    kit.hand = Hand(raw)
                 yield kit
             finally:
                 await _close(kit)
+
+
+@contextmanager
+def _folder() -> Generator[Path, None, None]:
+    """A folder on the disk that has the journals by default, for a moment."""
+    base = home("bench")
+    base.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=base, prefix="run-") as folder:
+            yield Path(folder)
+    finally:
+        with suppress(OSError):  # another run has its folder there
+            base.rmdir()
 
 
 async def _close(kit: Kit) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from agentstore.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
@@ -52,17 +52,20 @@ def _drawn(report: Report) -> Canvas:
 
     canvas = Canvas(figsize=(15, 11), layout="constrained")
     canvas.suptitle(_plain(_told(report)), fontsize="medium")
+    schemes = {result.url: result.url.partition(":")[0] for result in report.sweeps}
+    names = schemes if len(set(schemes.values())) == len(schemes) else {url: url for url in schemes}
     for axes, kind in zip(canvas.subplots(2, 2), _AXES, strict=True):
-        for result in report.sweeps:
-            if result.workload == kind:
-                _draw(axes[0], axes[1], result)
-        _label(axes[0], _AXES[kind], "per second")
-        _label(axes[1], _AXES[kind], "milliseconds, p50; dashed: p99")
+        found = [result for result in report.sweeps if result.workload == kind]
+        places = sorted({_place(comparison) for result in found for comparison in result.comparisons})
+        for result in found:
+            _draw(axes[0], axes[1], names[result.url], result.comparisons)
+        _label(axes[0], places, _AXES[kind], "per second")
+        _label(axes[1], places, _AXES[kind], "milliseconds, p50; dashed: p99")
     return canvas
 
 
-def _draw(rates: Axes, times: Axes, result: Result) -> None:
-    for (name, points), marker in zip(_curves(result), cycle("os^vDx"), strict=False):
+def _draw(rates: Axes, times: Axes, store: str, comparisons: Sequence[Comparison]) -> None:
+    for (name, points), marker in zip(_curves(store, comparisons), cycle("os^vDx"), strict=False):
         places = [place for place, _ in points]
         (line,) = rates.plot(places, [figure.rate for _, figure in points], marker=marker, label=_plain(name))
         colour = line.get_color()
@@ -71,12 +74,12 @@ def _draw(rates: Axes, times: Axes, result: Result) -> None:
         times.plot(places, p99s, marker=marker, color=colour, linestyle="--")
 
 
-def _curves(result: Result) -> Iterator[tuple[str, list[tuple[int, Figure]]]]:
+def _curves(store: str, comparisons: Sequence[Comparison]) -> Iterator[tuple[str, list[tuple[int, Figure]]]]:
     """For each side and unit, its figures from place to place on the axis."""
     curves: dict[str, list[tuple[int, Figure]]] = {}
-    for comparison in result.comparisons:
+    for comparison in comparisons:
         for figure in comparison.figures:
-            name = f"{result.url}: {comparison.unit}, {figure.side}"
+            name = f"{store}, {comparison.unit}, {figure.side}"
             curves.setdefault(name, []).append((_place(comparison), figure))
     yield from curves.items()
 
@@ -85,8 +88,10 @@ def _place(comparison: Comparison) -> int:
     return comparison.callers if comparison.length is None else comparison.length
 
 
-def _label(axes: Axes, below: str, beside: str) -> None:
+def _label(axes: Axes, places: list[int], below: str, beside: str) -> None:
     axes.set_xscale("log")
+    axes.set_xticks(places, [f"{place:,}" for place in places])
+    axes.set_xticks([], minor=True)
     axes.set_yscale("log")
     axes.set_xlabel(below)
     axes.set_ylabel(beside)
@@ -102,7 +107,8 @@ def _plain(text: str) -> str:
 def _told(report: Report) -> str:
     machine = report.machine
     where = f"{machine.cpus} processors, {machine.processor}, {machine.system}"
-    return f"agentstore {machine.agentstore}, {machine.python}, {machine.date}\n{where}"
+    settings = ", ".join(f"{name} {value}" for name, value in report.sweeps[0].settings.items())
+    return f"agentstore {machine.agentstore}, {machine.python}, {machine.date}\n{where}\n{settings}"
 
 
 def _page(report: Report, canvas: Canvas) -> str:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from .results import Comparison, Figure, Judge, Machine, Result
+    from .results import Figure, Judge, Machine, Result
 
-_RATIO: dict[Judge, str] = {"rate": "x {:.2f}", "time": "x {:.2f} in time", "added": "{:+.1%} in time"}
+_RATIO: dict[Judge, tuple[str, str]] = {
+    "rate": ("x {:.2f}", "x: how often the first does it while this one does it once; more is better"),
+    "time": ("t {:.2f}", "t: the first one's p50, with this one's as 1; less is better"),
+    "added": ("{:+.1%}", "%: what the first one's p50 has beyond this one's; less is better"),
+}
+"""How a ratio is written, and what it means."""
 
 
 # What of a store's findings bears on what a commit is worth, whatever its backend.
@@ -37,22 +42,22 @@ def show(console: Console, result: Result) -> None:
 
 
 def _table(result: Result) -> Table:
-    table = Table("what", "side")
-    for name in ("per second", "p50 ms", "p95 ms", "p99 ms", "agentstore's ratio to it"):
-        table.add_column(name, justify="right")
+    table = Table(
+        "", *(Column(name, justify="right") for name in ("per second", "p50 ms", "p95 ms", "p99 ms", "ratio"))
+    )
     for comparison in result.comparisons:
-        for number, figure in enumerate(comparison.figures):
-            table.add_row(Text("" if number else comparison.name), *map(Text, _cells(comparison, figure)))
+        table.add_row(Text(f"{comparison.name}, {comparison.unit}"))
+        for figure in comparison.figures:
+            table.add_row(*map(Text, _cells(figure, comparison.judge)))
         table.add_section()
+    judges = dict.fromkeys(comparison.judge for comparison in result.comparisons)
+    table.caption = Text("\n".join(_RATIO[judge][1] for judge in judges))
+    table.caption_justify = "left"
     return table
 
 
-def _cells(comparison: Comparison, figure: Figure) -> list[str]:
+def _cells(figure: Figure, judge: Judge) -> list[str]:
     times = [f"{seconds * 1000:,.3f}" for seconds in (figure.p50, figure.p95, figure.p99)]
-    ratio = "" if figure.ratio is None else _RATIO[comparison.judge].format(figure.ratio)
-    return [
-        figure.side,
-        f"{figure.rate:,.0f} {comparison.unit}",
-        *times,
-        ratio if figure.judged else f"({ratio}: it promises less)",
-    ]
+    ratio = "" if figure.ratio is None else _RATIO[judge][0].format(figure.ratio)
+    name = figure.side if figure.judged else f"{figure.side} (promises less)"
+    return [f"  {name}", f"{figure.rate:,.0f}", *times, ratio if figure.judged else f"({ratio})"]

@@ -68,6 +68,7 @@ class Figure:
     Attributes:
         side: Who did the work.
         judged: Whether it promises the same, so that the ratio says something.
+        operations: How many it did, in all repeats together.
         rate: Operations per second.
         p50: Seconds, as those below.
         p95: ...
@@ -79,6 +80,7 @@ class Figure:
 
     side: str
     judged: bool
+    operations: int
     rate: float
     p50: float
     p95: float
@@ -96,6 +98,7 @@ class Figure:
         return cls(
             side,
             judged,
+            operations=sum(sample.operations for sample in samples),
             rate=median(sample.rate for sample in samples),
             p50=median(sample.p50 for sample in samples),
             p95=median(sample.p95 for sample in samples),

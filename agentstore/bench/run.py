@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentstore.database import db
+from agentstore.errors import ConfigurationError
 from agentstore.url import StoreURL
 
 from . import raw
@@ -20,16 +21,28 @@ if TYPE_CHECKING:
     from .measure import Watch
 
 
-def check(urls: Iterable[str], options: Options) -> None:
+def _by_hand(workload: str, options: Options) -> bool:
+    """Whether the bare driver has a part in it; by hand nothing is deferred."""
+    return options.raw and (WORKLOADS | SWEEPS)[workload].by_hand and options.durability == "commit"
+
+
+def check(urls: Iterable[str], workloads: Iterable[str], options: Options) -> None:
     """Complain now of what could only fail later.
 
     Raises:
         ConfigurationError: A URL is wrong, or the bare driver is asked for and there is none.
     """
+    by_hand = any(_by_hand(workload, options) for workload in workloads)
     for url in urls:
         db(url, url)
-        if options.raw:
-            raw.load(StoreURL.parse(url))
+        if by_hand:
+            _check_hand(StoreURL.parse(url))
+
+
+def _check_hand(url: StoreURL) -> None:
+    if url.is_ephemeral:
+        raise ConfigurationError(f"{url} is in the memory of this process: it has no raw counterpart to compare with")
+    raw.load(url)
 
 
 async def run(url: str, workload: str, options: Options, watch: Watch) -> Result:
@@ -45,10 +58,9 @@ async def run(url: str, workload: str, options: Options, watch: Watch) -> Result
         ConfigurationError: The store is not empty, or the bare driver is asked for and there is none.
         AgentstoreError: The store cannot be used, or something acknowledged was not there.
     """
-    work = (WORKLOADS | SWEEPS)[workload]
-    by_hand = options.raw and work.by_hand and options.durability == "commit"  # nothing is deferred by hand
-    async with opened(url, options, watch, by_hand=by_hand) as kit:
-        comparisons = [await compare(case, options.repeats, options.seconds, watch) async for case in work.cases(kit)]
+    cases = (WORKLOADS | SWEEPS)[workload].cases
+    async with opened(url, options, watch, by_hand=_by_hand(workload, options)) as kit:
+        comparisons = [await compare(case, options.repeats, options.seconds, watch) async for case in cases(kit)]
         return Result(workload, str(StoreURL.parse(url)), _settings(kit), kit.findings, comparisons)
 
 

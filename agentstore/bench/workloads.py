@@ -44,7 +44,8 @@ async def append(kit: Kit) -> Cases:
             _by_hand(kit, kit.hand, _ONE_EACH, "each", raw.append),
             Appends("bare insert", raw.insert, None, lambda s, n: f"{kit.name}-bare-{s}-{n}", judged=False),
         ]
-    yield Case(f"{sessions} sessions at once", "turns", sides, sessions, turns)
+    stored = "" if kit.options.durability == "commit" else ", all stored"
+    yield Case(f"{sessions} sessions at once{stored}", "turns", sides, sessions, turns)
 
 
 def _acceptance(kit: Kit) -> Case:
@@ -166,14 +167,18 @@ async def concurrency(kit: Kit) -> Cases:
 
 async def length(kit: Kit) -> Cases:
     """The newest 50 messages of ever longer sessions, and turns appended to them."""
-    count, most, turns = 100, kit.options.messages or 10_000, kit.options.turns or 100
+    most, turns = kit.options.messages or 10_000, kit.options.turns or 100
+    count = min(100, most)
     while count <= most:
         session, by_hand = kit.session("length", count), f"{kit.name}-hand-length-{count}"
         await kit.fill(session, count)
-        reads, appends = [Reads(_OURS, kit.last, [session], _READ)], [_appends_to(kit, _OURS, session, count)]
+        reads, appends = (
+            [Reads(_OURS, kit.last, [session], min(_READ, count))],
+            [_appends_to(kit, _OURS, session, count)],
+        )
         if kit.hand is not None:
             await kit.fill_by_hand(kit.hand, by_hand, count)
-            reads.append(Reads(_ONE_SELECT, kit.hand.raw.last, [by_hand], _READ))
+            reads.append(Reads(_ONE_SELECT, kit.hand.raw.last, [by_hand], min(_READ, count)))
             appends.append(_appends_to(kit.hand, _ONE_EACH, by_hand, count))
         yield Case(f"newest {_READ} of {count:,}", "loads", reads, 1, turns, length=count)
         yield Case(f"a turn appended to {count:,}", "turns", appends, 1, turns, length=count)

@@ -150,12 +150,13 @@ def bench(
         typer.Option("--url", metavar="URL", help="A store; again for others [default: a temporary SQLite file]"),
     ] = None,
     workloads: Annotated[
-        list[_Workload] | None, typer.Option("--workload", help="What to do; again for others [default: append]")
+        list[_Workload] | None,
+        typer.Option("--workload", metavar="NAME", help=f"{', '.join(_Workload)}; again for others [default: append]"),
     ] = None,
     sessions: Annotated[int | None, typer.Option("--sessions", min=1, help="How many at once")] = None,
     turns: Annotated[int | None, typer.Option("--turns", min=1, help="Of each session, in each sample")] = None,
     messages: Annotated[
-        int | None, typer.Option("--messages", min=1, help="In each session before [default for long: 20000]")
+        int | None, typer.Option("--messages", min=1, help="Of each session that is read [default for long: 20000]")
     ] = None,
     durability: Annotated[_Durability, typer.Option("--durability", help="As of db()")] = "commit",
     compare: Annotated[

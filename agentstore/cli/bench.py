@@ -36,7 +36,7 @@ def run(urls: Sequence[str], workloads: Sequence[str], options: Options, *, as_j
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="agentstore-bench-"))
             urls = [f"sqlite:///{folder}/bench.db"]
             say(f"No --url: a temporary SQLite file is measured, in {folder}", err=True)
-        check(urls, options)
+        check(urls, [*workloads, *([] if plot is None else SWEEPS)], options)
         report = Report(Machine.here(), [], [])
         console = Console(highlight=False, quiet=as_json)
         show_machine(console, report.machine)

@@ -10,8 +10,9 @@ In a test, `tests/conftest.py` makes fixtures of these three::
 From a shell, for a benchmark or to look around::
 
     python tests/servers up postgresql redis          # prints `export AGENTSTORE_TEST_..._URL=...`, stays until Ctrl-C
-    python tests/servers run mysql -- make bench      # runs a command with the variables set
+    python tests/servers run mysql -- make contract   # runs a command with the variables set
     python tests/servers --durable run mysql -- ...   # with the server's own durability, its data on disk
+    python tests/servers --found run mysql redis -- ...  # without those that are not installed here
 
 A kind whose ``$AGENTSTORE_TEST_<KIND>_URL`` is set (``REDIS_CLUSTER`` for ``redis-cluster``) is not started: the URL is
 used, by an account that may create databases. `make servers` installs what is missing.

@@ -19,7 +19,7 @@ def main() -> int:
     run = Run(durable=arguments.durable)
     os.environ[RUN] = str(run.root)
     try:
-        urls = {variable(kind): shared(kind).url for kind in arguments.kinds}
+        urls = _urls(arguments.kinds, found=arguments.found)
         if arguments.what == "run":
             return subprocess.call(command, env={**os.environ, **urls})
         for name, url in urls.items():
@@ -36,9 +36,23 @@ def main() -> int:
     return 0
 
 
+def _urls(kinds: list[str], *, found: bool) -> dict[str, str]:
+    """The variables that name the servers; with `found` those that do not start are told, and left out."""
+    urls = {}
+    for kind in kinds:
+        try:
+            urls[variable(kind)] = shared(kind).url
+        except ServerError as error:
+            if not found:
+                raise
+            print(f"Without {kind}: {error}", file=sys.stderr)
+    return urls
+
+
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="python tests/servers")
     parser.add_argument("--durable", action="store_true", help="the servers' own durability, data on disk")
+    parser.add_argument("--found", action="store_true", help="leave out servers that are not there")
     parser.add_argument("what", choices=["up", "run"])
     parser.add_argument("kinds", nargs="+", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     own, separator, command = sys.argv[1:], "", []

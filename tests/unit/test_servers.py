@@ -217,6 +217,15 @@ def test_a_given_server_that_does_not_answer_is_no_skip(monkeypatch):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("options", "told", "code"), [((), "does not answer", 1), (("--found",), "Without redis", 0)])
+def test_a_command_goes_without_a_missing_server_only_if_it_may(options, told, code):
+    environment = {**os.environ, "AGENTSTORE_TEST_REDIS_URL": "redis://127.0.0.1:1"}
+    command = [sys.executable, str(PACKAGE), *options, "run", "redis", "--", sys.executable, "-c", "print('ran')"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (code, "" if code else "ran\n")
+    assert told in ran.stderr
+
+
 def test_asking_inside_a_loop(fresh):
     async def ask():
         return fresh("postgresql")
