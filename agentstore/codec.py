@@ -107,6 +107,8 @@ def content_to_text(content: str | list[Any]) -> str:
 
 def content_from_text(text: str) -> str | list[Any]:
     """What `content_to_text` was given."""
+    if _MARK not in text:  # nearly all
+        return text
     if text.startswith((_PARTS, _PACKED_PARTS)):
         parts: list[Any] = loads(text[1:])
         return parts
