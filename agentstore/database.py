@@ -20,6 +20,7 @@ from .options import PoolOptions, QueueOptions, RetryOptions
 from .state import BlockingStateScope, StateScope
 from .stats import Stats
 from .sync import blocking, blocking_iterator, run_blocking
+from .tails import Tails
 from .url import StoreURL
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Database(Conversations):
 
     Attributes:
         state: The root `StateScope`.
+        tails: What turns keep of sessions, for the next ones.
         identity: Equal for two Databases whose conversations are the same.
     """
 
@@ -47,6 +49,7 @@ class Database(Conversations):
         self._calls = Calls(self._stacks)
         self.state = StateScope(self._calls)
         self.identity = _identity(conversations)
+        self.tails = Tails()
 
     def __repr__(self) -> str:
         conversations, state = self._urls

@@ -16,7 +16,7 @@ from .concurrency import ended, uncancelled
 from .errors import InvalidInputError
 from .llm import as_message
 from .locks import inside, locks
-from .records import Message, ToolCall, new_id
+from .records import Message, ToolCall, new_id, own
 from .tools import distinct
 from .view import answer_of, ends_turn, is_answer, last_prompt, text_of, turn_at, view, with_prompts
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .database import Database
     from .llm import Model
+    from .records import Session
     from .tools import Tool
 
 T = TypeVar("T")
@@ -58,6 +59,8 @@ class Turn:
     prompt: str | list[Any]
     message_id: str | None = None
     answer: Message | None = None
+    _head: Session | None = None  # as it was before `_tail` was read
+    _tail: list[Message] = field(default_factory=list)
     _history: list[Message] = field(default_factory=list)
     _messages: list[Message] = field(default_factory=list)  # of this turn, beginning with the user's
     _unsaved: bool = False  # whether the user's message is still to be saved
@@ -139,8 +142,12 @@ class Turn:
     async def _read_tail(self) -> list[Message]:
         """The newest messages: as many as the model may see, and more if an unanswered turn began before them."""
         limit = max(self.history_limit, 1)
+        self._head = head = await self.database.session(self.session_id, user_id=self.user_id)
+        if head is None:
+            return []
         while True:
-            stored = await self._read(limit=limit)
+            stored = self.database.tails.newest(head, limit)
+            self._tail = stored = await self._read(limit=limit) if stored is None else stored
             if len(stored) < limit or ends_turn(stored[-1]) or last_prompt(stored) is not None:
                 return stored
             if all(message.run_id != stored[-1].run_id for message in stored[: (limit + 1) // 2]):
@@ -237,9 +244,9 @@ class Turn:
                 inside.reset(token)
 
     def _question(self) -> tuple[list[Message], list[Tool]]:
-        """What the model is asked: what it sees, and the tools it may use."""
+        """What the model is asked: what it sees, in copies that it may change, and the tools it may use."""
         tools = [] if self._rounds == MAX_ROUNDS else list(self.tools.values())
-        return view(self._history, self._messages, self.instructions), tools
+        return [own(message) for message in view(self._history, self._messages, self.instructions)], tools
 
     async def _finish(self, given: Any, *, interrupted: bool = False) -> None:
         """Store a message of the model; it is the turn's answer unless it asks for tools or was interrupted.
@@ -267,7 +274,10 @@ class Turn:
         )
         self._messages.append(stored)
         self._wanted = stored.tool_calls
-        self.answer = stored if answers else None
+        if answers:
+            self.answer = stored
+            if self._head is not None:
+                self.database.tails.keep(self._head, self._tail, self._messages, max(self.history_limit, 1))
 
     # --- the tools ---
 
