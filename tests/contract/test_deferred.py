@@ -10,6 +10,11 @@ from agentstore.queue.deferred import DeferredAppends, DeferredWrites
 from agentstore.testing import StoreContract
 
 
+def _store_of(way):
+    """Where a way past the queue leads."""
+    return way._direct._grouping._run.args[0].__self__
+
+
 @pytest.fixture
 def settled(monkeypatch):
     """Deferred writes that answer as committed ones do: the whole way through the queue, and then the seqs."""
@@ -24,9 +29,7 @@ def settled(monkeypatch):
         await queue.passed(queue.log, op.session_id)
         if queue.events.rejected > before:
             await queue.flush()  # raises
-        (found,) = await self._direct._grouping._run.__self__.find(
-            [Find(op.session_id, ids=tuple(m.id for m in op.messages))]
-        )
+        (found,) = await _store_of(self).find([Find(op.session_id, ids=tuple(m.id for m in op.messages))])
         if isinstance(found, AgentstoreError):
             raise found
         return [found.get(m.id, m) for m in op.messages]
@@ -38,7 +41,7 @@ def settled(monkeypatch):
             return answer
         await queue.passed(queue.state, op.namespace)
         key = list(getattr(op, "items", {"": 0}))[-1]
-        (found,) = await self._direct._grouping._run.__self__.get_items([GetItems(op.namespace, (key,))])
+        (found,) = await _store_of(self).get_items([GetItems(op.namespace, (key,))])
         return found[key].version if key in found else answer
 
     monkeypatch.setattr(DeferredAppends, "submit", append)
