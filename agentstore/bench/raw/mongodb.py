@@ -81,7 +81,7 @@ class _MongoDB:
 
     async def set(self, namespace: str, key: str, value: Any) -> int:
         item = await self._state.find_one_and_update(
-            {"_id": {"namespace": namespace, "key": key}},
+            {"_id": f"{namespace}\0{key}"},
             {"$set": {"value": codec.dumps(value)}, "$inc": {"version": 1}, "$unset": {"expires_at": ""}},
             projection={"version": 1},
             upsert=True,
@@ -91,7 +91,7 @@ class _MongoDB:
         return version
 
     async def get(self, namespace: str, key: str) -> Any:
-        found = await self._state.find_one({"_id": {"namespace": namespace, "key": key}}, {"value": 1})
+        found = await self._state.find_one({"_id": f"{namespace}\0{key}"}, {"value": 1})
         return None if found is None else codec.loads(found["value"])
 
     async def insert(self, session_id: str, messages: Sequence[Message]) -> None:
