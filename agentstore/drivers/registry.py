@@ -29,7 +29,7 @@ class DriverSpec:
         options: The query options that its URL may carry.
         commits: Groups of deferred writes, of different sessions, that it gains by having under way at once.
         in_place: Whether its calls are functions on threads of its own, which a cancelled call leaves behind: then a
-            lone caller makes its call itself.
+            lone caller makes its call itself. Not if they never wait: other tasks must have their turn.
         alone: Why `db` takes no replicas of it, unless the driver is `agentstore.protocol.Replicable`.
     """
 
@@ -43,7 +43,7 @@ class DriverSpec:
 
 
 _HERE = "it is on this machine, where nobody copies it"
-_MEMORY = DriverSpec("agentstore.drivers.memory:MemoryBackend", in_place=True, alone=_HERE)
+_MEMORY = DriverSpec("agentstore.drivers.memory:MemoryBackend", alone=_HERE)
 _SQLITE = DriverSpec("agentstore.drivers.sqlite:SQLiteBackend", "aiosqlite", in_place=True, alone=_HERE)
 _JSON = DriverSpec("agentstore.drivers.json:JSONBackend", "aiofiles", in_place=True, alone=_HERE)
 
