@@ -29,7 +29,7 @@ class DriverSpec:
         options: The query options that its URL may carry.
         commits: Groups of deferred writes, of different sessions, that it gains by having under way at once.
         in_place: Whether its calls are functions on threads of its own, which a cancelled call leaves behind: then a
-            lone caller makes its call itself.
+            lone caller makes its call itself. Not if they never wait: other tasks must have their turn.
         alone: Why `db` takes no replicas of it, unless the driver is `agentstore.protocol.Replicable`.
     """
 
