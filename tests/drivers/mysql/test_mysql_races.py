@@ -259,13 +259,12 @@ async def test_deadlocks_without_end_are_told(url, monkeypatch):
     await backend.aclose()
 
 
-async def test_an_append_of_many_messages_looks_ids_up_by_their_index(url, backend):
+async def test_an_append_of_many_messages_looks_ids_up_by_their_index(backend):
     """From 1,000 ids on MariaDB would otherwise join a table made of them, and read all messages for that."""
     async with backend._here.connection() as proxy:
         ids = ",".join(map(str, range(1500)))
         look = (
             f"EXPLAIN SELECT 1 FROM agentstore_messages FORCE INDEX (agentstore_messages_by_id) WHERE id_key IN ({ids})"
         )
-        ((plan,),) = [await converse(proxy.driver_connection, look.encode(), 10)]
-    assert len(plan) == 1, plan
-    assert "range" in plan[0]
+        (plan,) = await converse(proxy.driver_connection, look.encode(), 10)
+    assert [row[2] for row in plan] == ["agentstore_messages"]
