@@ -27,7 +27,7 @@ class DriverSpec:
         package: The driver package that must be installed, as imported; None if there is none.
         extra: The extra of agentstore that installs it.
         options: The query options that its URL may carry.
-        commits: Groups of deferred writes, of different sessions, that it gains by having under way at once.
+        commits: Groups of writes, of different sessions, that it gains by having under way at once.
         in_place: Whether its calls are functions on threads of its own, which a cancelled call leaves behind: then a
             lone caller makes its call itself. Not if they never wait: other tasks must have their turn.
         alone: Why `db` takes no replicas of it, unless the driver is `agentstore.protocol.Replicable`.
@@ -73,6 +73,7 @@ _REDIS = DriverSpec(
     frozenset(
         {"prefix", "db", "tls", "tls_ca", "tls_cert", "tls_key", "tls_verify", "sentinel_username", "sentinel_password"}
     ),
+    commits=2,
 )
 _MONGODB = DriverSpec(
     "agentstore.drivers.mongodb:MongoDBBackend",

@@ -80,7 +80,7 @@ class Side:
         events: Counts what befell it.
         watch: Tells OpenTelemetry of it; None unless the program records.
         replicated: Sends reads to replicas; None where there are none.
-        in_place: Whether a lone caller makes its call itself, see `queue.group.Grouping`.
+        spec: Its driver.
         deferring: Every write that can be deferred is; else only while the backend is down.
 
     Args:
@@ -98,7 +98,7 @@ class Side:
         self.located = PlaceOf(url)
         self.events = Events()
         self.watch: Watch | None = None
-        self.in_place = registry.find(url).in_place
+        self.spec = registry.find(url)
         self.deferring = settings.durability != "commit"
         self.bounds = Bounds(settings.queue)
         self.tally = Tally()
@@ -136,7 +136,7 @@ class Side:
             self.events,
             close_timeout=settings.queue.close_timeout,
             pace=settings.queue.flush_interval if settings.durability == "memory" else 0.0,
-            commits=registry.find(self.url).commits,
+            commits=self.spec.commits,
             patient=settings.fallback is not None,
         )
 

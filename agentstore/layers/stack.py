@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from dataclasses import fields
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from agentstore.errors import ClosedError, UnavailableError
 from agentstore.queue.deferred import DeferredAppends, DeferredWrites
@@ -19,14 +19,17 @@ from agentstore.stats import QueueStats
 from .assembly import Settings, Side
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from agentstore.protocol import Append, Backend, GetItems, Head, Read, StateOp
+    from agentstore.protocol import Append, Backend, GetItems, Head, Outcome, Read, StateOp
     from agentstore.records import Message, Session, StateItem
     from agentstore.stats import ReplicaStats
     from agentstore.telemetry.watch import Watch
     from agentstore.url import StoreURL
 
+Op = TypeVar("Op", bound="Append | StateOp")
+Out = TypeVar("Out")
+Run: TypeAlias = "Callable[[Sequence[Op]], Awaitable[Sequence[Outcome[Out]]]]"
 Appends: TypeAlias = "Direct[Append, list[Message]] | DeferredAppends"
 Writes: TypeAlias = "Direct[StateOp, int] | DeferredWrites"
 
@@ -46,7 +49,7 @@ class Stack:
         self._sides = (conversations, state)
         self.conversations, self.state = conversations.store, state.store
         self.committed = conversations.below
-        here, there = conversations.in_place, state.in_place
+        here, there = conversations.spec.in_place, state.spec.in_place
         self._reads: Grouping[Read, list[Message]] = Grouping(
             conversations.overlaid.read, reads, deadline, wait_in_flight=False, in_place=here
         )
@@ -61,7 +64,13 @@ class Stack:
 
     def _way_of_appends(self, side: Side, deadline: float) -> Appends:
         direct: Direct[Append, list[Message]] = Direct(
-            side.below.append, side.tally, side.bounds, deadline, side.watch, in_place=side.in_place
+            side.below.append,
+            side.tally,
+            side.bounds,
+            deadline,
+            side.watch,
+            in_place=side.spec.in_place,
+            width=side.spec.commits,
         )
         if side.queue is None:
             return direct
@@ -124,9 +133,20 @@ class Stack:
 
 def _way_of_writes(side: Side, deadline: float) -> Writes:
     direct: Direct[StateOp, int] = Direct(
-        side.below.write_items, side.tally, side.bounds, deadline, side.watch, in_place=side.in_place
+        side.below.write_items,
+        side.tally,
+        side.bounds,
+        deadline,
+        side.watch,
+        in_place=side.spec.in_place,
+        width=side.spec.commits,
     )
     return direct if side.queue is None else DeferredWrites(side.queue, direct, always=side.deferring)
+
+
+def _direct(side: Side, run: Run[Op, Out], deadline: float) -> Direct[Op, Out]:
+    width, in_place = side.spec.commits, side.spec.in_place
+    return Direct(run, side.tally, side.bounds, deadline, side.watch, in_place=in_place, width=width)
 
 
 class Stacks:

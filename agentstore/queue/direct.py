@@ -33,7 +33,7 @@ class Direct(Generic[Op, Out]):
         bounds: How much may be under way at once, shared by all loops.
         deadline: Seconds that a write in flight is waited for.
         watch: Tells OpenTelemetry of each group.
-        in_place: As in `Grouping`.
+        in_place, width: As in `Grouping`.
     """
 
     def __init__(
@@ -45,16 +45,19 @@ class Direct(Generic[Op, Out]):
         watch: Watch | None = None,
         *,
         in_place: bool = False,
+        width: int = 1,
     ) -> None:
         each = partial(outcomes, run)
         grouping: Grouping[Any, Out]
         self._submit: Callable[[Op], Awaitable[Out]]
         if watch is None:
-            grouping = Grouping(each, tally, deadline, weigh=_size, in_place=in_place)
+            grouping = Grouping(each, tally, deadline, weigh=_size, in_place=in_place, width=width, key=_key)
             self._submit = grouping.submit
         else:
             watched = _Watched(each, watch)
-            grouping = Grouping(watched.run, tally, deadline, weigh=watched.size, in_place=in_place)
+            grouping = Grouping(
+                watched.run, tally, deadline, weigh=watched.size, in_place=in_place, width=width, key=watched.key
+            )
             self._submit = lambda op: grouping.submit((op, watch.caller()))
         self._grouping = grouping
         self._bounds = bounds
@@ -100,6 +103,9 @@ class _Watched(Generic[Op, Out]):
     def size(self, pair: tuple[Op, Caller]) -> int:
         return _size(pair[0])
 
+    def key(self, pair: tuple[Op, Caller]) -> object:
+        return _key(pair[0])
+
 
 def _count(op: Append | StateOp) -> int:
     return len(op.messages) or 1 if isinstance(op, Append) else 1
@@ -107,3 +113,7 @@ def _count(op: Append | StateOp) -> int:
 
 def _size(op: Append | StateOp) -> int:
     return op.size if isinstance(op, (Append, SetItems)) else 0
+
+
+def _key(op: Append | StateOp) -> object:
+    return op.session_id if isinstance(op, Append) else op.namespace

@@ -346,3 +346,79 @@ async def test_flush_waits_for_what_a_cancelled_caller_has_left_in_flight():
     await flushing
     with pytest.raises(asyncio.CancelledError):
         await caller
+
+
+# --- several batches at once ---
+
+
+class Width:
+    """Batches that are answered one by one, as the test says."""
+
+    def __init__(self):
+        self.batches = []
+        self.answers = []
+
+    async def run(self, batch):
+        self.batches.append([op for op, _ in batch])
+        self.answers.append(asyncio.get_running_loop().create_future())
+        await self.answers[-1]
+        return [op for op, _ in batch]
+
+    def grouping(self, deadline=None):
+        return Grouping(self.run, Tally(), deadline, width=2, key=lambda op: op[1])
+
+    async def come(self, grouping, *ops):
+        """Tasks that have handed in these: ``a0`` is of the session ``a``."""
+        tasks = [asyncio.create_task(grouping.submit((op, op[0]))) for op in ops]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return tasks
+
+
+async def test_another_batch_goes_while_one_is_in_flight_but_never_of_the_same_session():
+    store = Width()
+    grouping = store.grouping()
+    tasks = await store.come(grouping, "a0")
+    tasks += await store.come(grouping, "a1", "b0", "a2", "c0")
+    assert store.batches == [["a0"], ["b0", "c0"]]
+    tasks += await store.come(grouping, "d0", "b1")
+    assert len(store.batches) == 2, "two at once are the most"
+    store.answers[1].set_result(None)
+    tasks += await store.come(grouping, "a3")
+    assert store.batches[2:] == [["d0", "b1"]]
+    store.answers[0].set_result(None)
+    await store.come(grouping)
+    assert store.batches[3:] == [["a1", "a2", "a3"]], "in their order, and none is forgotten"
+    for answer in store.answers[2:]:
+        answer.set_result(None)
+    assert await asyncio.gather(*tasks) == ["a0", "a1", "b0", "a2", "c0", "d0", "b1", "a3"]
+
+
+async def test_many_who_wait_are_shared_out():
+    store = Width()
+    grouping = store.grouping()
+    tasks = await store.come(grouping, *map(chr, range(65, 105)))
+    assert [len(batch) for batch in store.batches] == [20, 20]
+    flushed = asyncio.create_task(grouping.flush())
+    for answer in store.answers:
+        assert not flushed.done()
+        answer.set_result(None)
+        await store.come(grouping)
+    await flushed
+    assert all(task.done() for task in tasks)
+
+
+async def test_who_waits_for_a_session_in_flight_is_late_at_the_deadline_like_all():
+    store = Width()
+    grouping = store.grouping(0.05)
+    tasks = await store.come(grouping, "a0", "b0")
+    tasks += await store.come(grouping, "a1")
+    for task in tasks:
+        with pytest.raises(UnavailableError):
+            await task
+    for answer in store.answers:
+        answer.set_result(None)
+    (last,) = await store.come(grouping, "a2")
+    store.answers[-1].set_result(None)
+    assert await last == "a2"
+    assert [op for batch in store.batches for op in batch] == ["a0", "b0", "a2"]
