@@ -24,7 +24,7 @@ from report import write_page
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rivals import RIVALS
-from side_by_side import Effort, measure
+from side_by_side import Effort, OursError, measure
 from stores import BACKENDS, RESULTS, MissingServerError, empty, has, synced
 
 from agentstore.bench.results import Machine
@@ -175,7 +175,7 @@ def run(chosen: list[Step], results: Path, console: Console) -> int:
                 console.print(title)
             try:
                 found = step.run()
-            except (StepError, MissingServerError) as error:
+            except (StepError, MissingServerError, OursError) as error:
                 failed += 1
                 bar.console.print(f"{title} failed: {error}", markup=False, highlight=False)
             else:
@@ -238,4 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

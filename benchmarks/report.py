@@ -61,17 +61,16 @@ def _mixed(machines: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _goals(stored: Stored) -> str:
-    backends = [name for name in TITLES if any(goal.value(stored, name) is not None for goal in GOALS)]
+    backends = [name for name in TITLES if any(goal.of(stored, name) is not None for goal in GOALS)]
     rows, missed = [], []
     for goal in GOALS:
-        row = [goal.words, goal.asked]
+        row = [goal.words, goal.asked()]
         for backend in backends:
-            value = goal.value(stored, backend) if backend in goal.backends else None
+            value = goal.of(stored, backend)
             text = "" if value is None else goal.form.format(value)
-            if value is not None and not goal.reached(value):
-                missed.append(
-                    f"- {TITLES[backend]}, {goal.words}: {text}, {goal.asked} was asked. {_why(goal.key, backend)}"
-                )
+            if value is not None and not goal.reached(backend, value):
+                of = f"{TITLES[backend]}, {goal.words}"
+                missed.append(f"- {of}: {text}, {goal.asked(backend)} was asked. {_why(goal.key, backend)}")
                 text = f"**{text}**"
             row.append(text)
         rows.append(row)
@@ -82,7 +81,7 @@ def _goals(stored: Stored) -> str:
 
 def _why(key: str, backend: str) -> str:
     of_goal = notes().get(key, {})
-    return of_goal.get(backend) or of_goal.get("all") or "Nobody has found out why yet."
+    return of_goal.get(backend) or of_goal.get("all") or "The reason is not known yet."
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ def _best(stored: Stored, backend: str) -> str:
     found = stored.best_peer(backend)
     if found is None:
         return "No peer could be measured.\n"
-    return f"At many sessions agentstore does {found[0]:.1f} times what the best of them does ({found[1]}).\n"
+    text = f"At many sessions agentstore does {found[0]:.1f} times what the best of them does as it comes ({found[1]})"
+    tuned = stored.best_peer(backend, tuned=True)
+    return f"{text}.\n" if tuned is None else f"{text}; {tuned[0]:.1f} times where one was helped ({tuned[1]}).\n"
 
 
 def _peers_table(rivals: list[dict[str, Any]]) -> str:
@@ -89,7 +91,11 @@ def _beside(case: dict[str, Any]) -> str:
 
 
 def _audit(audits: list[dict[str, Any]]) -> list[str]:
-    return [f"{sum(one[what] for one in audits):,}" for what in ("acknowledged", "failed", "lost")]
+    cells = []
+    for what in ("acknowledged", "failed", "lost"):
+        counts = [one[what] for one in audits]
+        cells.append("unknown" if None in counts else f"{sum(counts):,}")
+    return cells
 
 
 def _remarks(rivals: list[dict[str, Any]]) -> Iterator[str]:
@@ -97,11 +103,11 @@ def _remarks(rivals: list[dict[str, Any]]) -> Iterator[str]:
     for one in rivals:
         head = f"- {one['name']} ({one['version']})"
         if "unavailable" in one:
-            yield f"{head}: cannot be run here. {clean(one['unavailable'])}"
+            yield f"{head}: no figures. {clean(one['unavailable'])}"
             continue
-        told = [", ".join(f"{name} {value}" for name, value in one["settings"]["theirs"].items())]
-        if one["less"]:
-            told.append(f"promises less: {one['less']}")
+        told = [f"{name}: {value}" for name, value in one["settings"]["theirs"].items()]
+        told += [f"promises less: {one['less']}"] if one["less"] else []
+        told += [f"tuned for it: {one['tuned']}"] if one["tuned"] else []
         audit = one["audit"]["theirs"]
         told += [f"{count:,} times: {clean(error)}" for error, count in (audit["refused"] | audit["errors"]).items()]
         if audit["disordered"]:

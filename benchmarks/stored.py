@@ -68,11 +68,12 @@ class Stored:
         """The peers on a backend."""
         return [one for one in self._parts["peers"].values() if one["backend"] == backend]
 
-    def best_peer(self, backend: str) -> tuple[float, str] | None:
-        """The least ratio of agentstore to a peer at many sessions, and that peer."""
+    def best_peer(self, backend: str, *, tuned: bool = False) -> tuple[float, str] | None:
+        """The least ratio of agentstore to a peer at many sessions, and that peer; as they come, or tuned for it."""
         ratios = [
             (case["ratio"], one["name"])
             for one in self.rivals(backend)
+            if bool(one["tuned"]) == tuned
             for case in one.get("cases", [])
             if case["name"] == "many sessions" and case["ratio"] is not None
         ]
