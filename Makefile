@@ -1,6 +1,6 @@
 # Every target makes the environment it needs; nothing but Python 3.11+, make and a package index is assumed.
 .DEFAULT_GOAL := help
-.PHONY: help demo servers test test-one test-compose contract faults lint format bench clean
+.PHONY: help demo servers test test-one test-compose contract faults lint format bench bench-full clean
 .PRECIOUS: .venv/%/base  # else make takes it for a mere step on the way to dev and deletes it
 
 # Each version at hand is tested.
@@ -80,5 +80,9 @@ bench: $(ENV)/dev ## Compare the stores at hand with their bare drivers (two min
 	$(BIN)/python tests/servers --durable --found run postgresql mysql redis mongodb clickhouse -- \
 		scripts/bench $(BIN)/agentstore $(BENCH_ARGS)
 
+bench-full: $(ENV)/dev ## Measure everything, peers too, and write docs/performance.md (hours; FULL_ARGS="--part peers --backend redis")
+	$(BIN)/python tests/servers --durable --found run postgresql mysql redis mongodb clickhouse -- \
+		$(BIN)/python benchmarks/full.py $(FULL_ARGS)
+
 clean: ## Remove environments and caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv benchmarks/.cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

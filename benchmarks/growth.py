@@ -13,7 +13,6 @@ import random
 import subprocess
 import sys
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -103,17 +102,21 @@ async def length(url: str, most: int, times: int) -> AsyncIterator[Point]:
 
 async def sessions(url: str, most: int, times: int) -> AsyncIterator[Point]:
     """A turn, the newest messages and a listing, in a store of ever more sessions of one turn."""
-    have, dice = 0, random.Random(0)
+    have = 0
     async with db(url) as database:
         for count in places(_FIRST["sessions"], most):
-            new = iter(range(have, count))
-            await at_once(count - have, lambda _, new=new: database.append(f"s-{next(new)}", turn()))
-            any_one = partial(dice.randrange, count)
-            append = await timed(times, lambda any_one=any_one: database.append(f"s-{any_one()}", turn()))
-            newest = await timed(times, lambda any_one=any_one: database.messages(f"s-{any_one()}", limit=_READ))
+            yield await _among(database, have, count, times)
             have = count
-            listing = await timed(times, lambda: database.sessions(limit=_READ))
-            yield {"at": count, "append": append, "newest": newest, "listing": listing}
+
+
+async def _among(database: Database, have: int, count: int, times: int) -> Point:
+    """The same for so many sessions, of which some are there."""
+    await at_once(count - have, lambda number: database.append(f"s-{have + number}", turn()))
+    dice = random.Random(count)
+    append = await timed(times, lambda: database.append(f"s-{dice.randrange(count)}", turn()))
+    newest = await timed(times, lambda: database.messages(f"s-{dice.randrange(count)}", limit=_READ))
+    listing = await timed(times, lambda: database.sessions(limit=_READ))
+    return {"at": count, "append": append, "newest": newest, "listing": listing}
 
 
 async def concurrency(url: str, most: int, times: int) -> AsyncIterator[Point]:

@@ -15,6 +15,7 @@ class Rival:
         store: Its name in the script's ``STORES``.
         name: What the page calls it.
         less: What it does not promise, if it promises less than agentstore.
+        tuned: What was done for it that it does not do itself, nor tells its users to do.
     """
 
     backend: str
@@ -22,10 +23,15 @@ class Rival:
     store: str
     name: str
     less: str = ""
+    tuned: str = ""
 
 
 RIVALS = (
     Rival("sqlite", "praisonai", "sqlite", "PraisonAI AsyncSQLiteConversationStore"),
+    Rival(
+        *("sqlite", "praisonai", "sqlite-wal", "PraisonAI AsyncSQLiteConversationStore, tuned"),
+        tuned="the file was put into WAL mode before",
+    ),
     Rival("sqlite", "openai_agents", "sqlite-session", "OpenAI Agents SQLiteSession"),
     Rival("sqlite", "openai_agents", "sqlalchemy-sqlite", "OpenAI Agents SQLAlchemySession"),
     Rival("sqlite", "langgraph", "sqlite", "LangGraph AsyncSqliteSaver"),

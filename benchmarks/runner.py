@@ -66,8 +66,9 @@ class Commands:
 
     def _prepare(self, sessions: Iterable[str]) -> None:
         prepare = getattr(self._store, "prepare", None)
-        for session in sessions if prepare is not None else ():
-            prepare(session)
+        if prepare is not None:
+            for session in sessions:
+                prepare(session)
 
     async def open(self) -> dict[str, Any]:
         """Its settings."""
@@ -203,4 +204,4 @@ async def serve(script: str, store: str, url: str, answers: int) -> None:
 if __name__ == "__main__":
     answers = os.dup(1)
     os.dup2(2, 1)  # what a peer prints is no answer
-    asyncio.run(serve(*sys.argv[1:4], answers))
+    asyncio.run(serve(sys.argv[1], sys.argv[2], sys.argv[3], answers))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rivals import Rival
 
 HERE = Path(__file__).parent
+_OURS = "agentstore"
 _PATIENCE = 300.0  # seconds for one command; a peer that hangs is told, and ended
 _READ, _LENGTH, _SESSIONS, _READERS = 50, 200, 8, 32
 _WARM_UP = 0.2  # of a sample
@@ -47,10 +48,15 @@ class Effort:
     length: int = _LENGTH
 
 
+class OursError(Exception):
+    """agentstore's own side failed: no figure may come of that."""
+
+
 class Worker:
     """A process that has a store, and does what it is asked."""
 
     def __init__(self, python: str | Path, peer: str, store: str, url: str, folder: Path) -> None:
+        self._error = OursError if peer == _OURS else UnavailableError
         self._log = folder / f"{peer}.log"
         home = folder / f"{peer}-home"  # whatever else a peer may write
         home.mkdir(exist_ok=True)
@@ -69,7 +75,8 @@ class Worker:
         """Have a command carried out; its answer.
 
         Raises:
-            UnavailableError: It failed, ended, or took too long.
+            UnavailableError: A peer's failed, ended, or took too long.
+            OursError: agentstore's did.
         """
         to, back = self._pipes()
         guard = threading.Timer(_PATIENCE, self._process.kill)
@@ -85,10 +92,10 @@ class Worker:
         if not line:
             self._process.wait()
             told = self._log.read_text().strip().splitlines()
-            raise UnavailableError(f"its process ended at {do}: {told[-1] if told else 'without a word'}")
+            raise self._error(f"its process ended at {do}: {told[-1] if told else 'without a word'}")
         answer: dict[str, Any] = json.loads(line)
         if "failed" in answer:
-            raise UnavailableError(f"{do}: {answer['failed']}")
+            raise self._error(f"{do}: {answer['failed']}")
         return answer
 
     def end(self) -> None:
@@ -141,20 +148,27 @@ class Side:
         self.worker.ask("close")
         self.worker.end()
         self.worker = self._start()
-        self.worker.ask("open")
-        found = self.worker.ask("audit", acknowledged=self.acknowledged)
-        self.worker.ask("close")
+        try:
+            self.worker.ask("open")
+            found = self.worker.ask("audit", acknowledged=self.acknowledged)
+        except UnavailableError as error:  # the figures stand, but nobody knows what is there
+            found = {"lost": None, "disordered": 0, "errors": {str(error): 1}}
         turns = sum(map(len, self.acknowledged.values()))
         return found | {"acknowledged": turns, "failed": self.errors.total(), "refused": dict(self.errors)}
 
 
 def measure(rival: Rival, ours_url: str, theirs_url: str, effort: Effort) -> dict[str, Any]:
-    """The figures of one rival; if there are none, the reason."""
+    """The figures of one rival; if there are none, the reason.
+
+    Raises:
+        OursError: agentstore failed.
+    """
     head = {
         "backend": rival.backend,
         "peer": rival.peer,
         "name": rival.name,
         "less": rival.less,
+        "tuned": rival.tuned,
         "version": versions(rival.peer),
     }
     try:
@@ -172,7 +186,7 @@ def _measured(rival: Rival, python: Path, urls: tuple[str, str], effort: Effort)
             stack.callback(made.end)
             return made
 
-        ours = side(sys.executable, "agentstore", "agentstore", urls[0])
+        ours = side(sys.executable, _OURS, _OURS, urls[0])
         theirs = side(python, rival.peer, rival.store, urls[1])
         settings = [one.worker.ask("open")["settings"] for one in (ours, theirs)]
         cases = [*_appends(ours, theirs, effort), *_reads(ours, theirs, effort)]

@@ -26,7 +26,7 @@ class Service:
         self._sessions: dict[str, Any] = {}
 
     async def aopen(self) -> dict[str, str]:
-        await self._service.create_session(session_id="first", **_WHOSE)
+        await self._service.prepare_tables()
         return {"pool": "10 connections", "a turn": "two events, each with a commit"}
 
     async def append(self, session: str, user: str, assistant: str) -> None:
@@ -47,18 +47,17 @@ class Service:
 
 
 class SQLite(Service):
-    """The file is put into WAL mode before, which the service leaves as it is."""
+    """Through aiosqlite, with the journal mode of new files."""
 
     driver = "sqlite+aiosqlite"
 
     def __init__(self, url: str) -> None:
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
             (self._level,) = connection.execute("PRAGMA synchronous").fetchone()
         super().__init__(url)
 
     async def aopen(self) -> dict[str, str]:
-        return {"journal": "WAL, set before", "synchronous": f"{self._level}, SQLite's default"} | await super().aopen()
+        return {"journal": "DELETE", "synchronous": f"{self._level}, SQLite's default"} | await super().aopen()
 
 
 class PostgreSQL(Service):

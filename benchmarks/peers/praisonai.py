@@ -44,22 +44,31 @@ class _Conversations:
 
 
 class SQLite(_Conversations):
-    """One connection for all; the file is put into WAL mode before, which the store leaves as it is."""
+    """One connection for all, whose commits take along what other callers have inserted."""
+
+    mode = "DELETE"
 
     def __init__(self, url: str) -> None:
         super().__init__()
         path = url.removeprefix("sqlite:///")
         with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"PRAGMA journal_mode={self.mode}")
             (self._level,) = connection.execute("PRAGMA synchronous").fetchone()
         self.store = AsyncSQLiteConversationStore(path=path)
         self.create, self.add, self.get = self.store.create_session, self.store.add_message, self.store.get_messages
 
     async def aopen(self) -> dict[str, str]:
-        return {"journal": "WAL, set before", "synchronous": f"{self._level}, SQLite's default"} | await super().aopen()
+        level = f"{self._level}, SQLite's default"
+        return {"journal": self.mode, "synchronous": level} | await super().aopen()
 
     async def aclose(self) -> None:
         await self.store.close()
+
+
+class SQLiteInWAL(SQLite):
+    """The file is put into WAL mode before, which the store leaves as it is."""
+
+    mode = "WAL"
 
 
 class PostgreSQL(_Conversations):
@@ -124,4 +133,4 @@ class JSONFiles:
         pass
 
 
-STORES = {"sqlite": SQLite, "postgresql": PostgreSQL, "mysql": MySQL, "json": JSONFiles}
+STORES = {"sqlite": SQLite, "sqlite-wal": SQLiteInWAL, "postgresql": PostgreSQL, "mysql": MySQL, "json": JSONFiles}
