@@ -1,0 +1,34 @@
+"""The example's service, with a model that tells which call of it an answer is from: ``uvicorn --factory service_app:create``."""
+
+import asyncio
+import os
+import sys
+import uuid
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+from fastapi_service import create_app
+
+from agentstore.llm import Model
+
+SECONDS = float(os.environ.get("MODEL_SECONDS") or 0)
+
+
+class Telling(Model):
+    """Each answer is another one. Asked to stall, it gives two pieces, and then no more."""
+
+    async def complete(self, messages, tools):
+        await asyncio.sleep(SECONDS)
+        return f"answer {uuid.uuid4()} to {messages[-1].content}"
+
+    async def stream(self, messages, tools):
+        yield "one "
+        yield "two "
+        if messages[-1].content == "stall":
+            await asyncio.Event().wait()
+        yield "three"
+
+
+def create():
+    return create_app(model=Telling())
