@@ -105,7 +105,10 @@ def create_app(settings: Settings | None = None, model: Model | None = None) -> 
 
     @app.get("/sessions/{session_id:path}/messages")
     async def history(
-        session_id: str, user_id: User = None, limit: Annotated[int, Query(ge=1, le=500)] = 50, before: int | None = None
+        session_id: str,
+        user_id: User = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        before: int | None = None,
     ) -> list[dict[str, Any]]:
         found = await database.messages(session_id, user_id=user_id, limit=limit, before=before)
         return [message.to_dict() for message in found]

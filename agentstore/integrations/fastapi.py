@@ -14,8 +14,8 @@ from agentstore.errors import (
     AccessDeniedError,
     AgentstoreError,
     ClosedError,
-    ConflictError,
     ConfigurationError,
+    ConflictError,
     InvalidInputError,
     MessageTooLargeError,
     QueueFullError,
@@ -24,7 +24,6 @@ from agentstore.errors import (
 )
 
 try:
-    from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse, StreamingResponse
 except ImportError as missing:
     raise ConfigurationError(
@@ -34,6 +33,7 @@ except ImportError as missing:
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from fastapi import FastAPI, Request
     from starlette.types import Receive, Scope, Send
 
     from agentstore.database import Database

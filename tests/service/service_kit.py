@@ -10,12 +10,11 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
+
 from servers.base import free_port
 
-from agentstore import db
-
 HERE = Path(__file__).parent
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 
 class Service:
@@ -31,10 +30,13 @@ class Service:
         clean |= {
             "DATABASE_URL": url,
             "AGENTSTORE_HOME": str(self.home),
+            "MODEL_FOLDER": str(folder),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), *sys.path])),
             **environment,
         }
         command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "service_app:create", "--port", str(port)]
+        # A connection that comes as it is told to end may else keep it for as long as its client likes.
+        command += ["--timeout-graceful-shutdown", "3"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--workers", str(workers), "--no-access-log"],
@@ -72,10 +74,6 @@ class Service:
     def client(self) -> httpx.AsyncClient:
         limits = httpx.Limits(max_keepalive_connections=None)
         return httpx.AsyncClient(base_url=self.address, timeout=PATIENCE, limits=limits, trust_env=False)
-
-    def store(self):
-        """The store as another process sees it, which first stores what journals of dead ones hold."""
-        return db(self.url)
 
 
 def turn(session_id: str, prompt: str, key: str = "", user: str = "") -> dict:
