@@ -1,0 +1,1 @@
+"""agentstore in frameworks: one module each, imported by whoever uses that framework."""
