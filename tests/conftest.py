@@ -11,7 +11,7 @@ import servers
 pytest.register_assert_rewrite("sql_marks")
 
 ONCE = re.compile(
-    r"tests/drivers/(postgresql|mysql|redis|mongodb|clickhouse)/|tests/faults/|tests/contract/test_pgbouncer|Cluster|Sentinel"
+    r"tests/drivers/(postgresql|mysql|redis|mongodb|clickhouse)/|tests/(bench|faults|service)/|test_guesses|tests/contract/test_pgbouncer|Cluster|Sentinel"
     r"|test_replicas_(servers|contract)|tests/contract/test_(deferred|clickhouse|mongodb)|Encrypted"
 )
 """What asks servers or layers more than Python: one Python is enough for it, where several are tested (Makefile)."""
