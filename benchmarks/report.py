@@ -49,7 +49,9 @@ def _machine(stored: Stored) -> str:
             told = [one for one in found["findings"] if one["subject"].startswith(_TOLD) or one["level"] != "ok"]
             settings = "; ".join(clean(f"{one['subject']} {one['value']}") for one in told)
             rows.append([TITLES[backend], ", ".join(f"{k} {v}" for k, v in found["settings"].items()), settings])
-    return "\n".join([*lines, sections.table(["", "agentstore", "what the store says of itself"], rows, left=3)])
+    failed = [f"**Not measured:** {step}: {clean(error)}\n" for step, error in stored.failed.items()]
+    heads = ["", "agentstore", "what the store says of itself"]
+    return "\n".join([*lines, *failed, sections.table(heads, rows, left=3)])
 
 
 def _mixed(machines: list[dict[str, Any]]) -> Iterator[str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rivals import Rival
 
 HERE = Path(__file__).parent
+PEERS = HERE / "peers"
 _OURS = "agentstore"
 _PATIENCE = 300.0  # seconds for one command; a peer that hangs is told, and ended
 _READ, _LENGTH, _SESSIONS, _READERS = 50, 200, 8, 32
@@ -62,7 +63,7 @@ class Worker:
         home.mkdir(exist_ok=True)
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
-                [str(python), "-P", str(HERE / "runner.py"), str(HERE / "peers" / f"{peer}.py"), store, url],
+                [str(python), "-P", str(HERE / "runner.py"), str(PEERS / f"{peer}.py"), store, url],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -225,7 +226,10 @@ def _reads(ours: Side, theirs: Side, effort: Effort) -> list[dict[str, Any]]:
 
         return _in_turns(name, "loads", (ours, theirs), effort.repeats, sample) | {"callers": callers}
 
-    return [case("newest 50, one at a time", 1, 300), case(f"newest 50, {_READERS} at once", _READERS, 30)]
+    return [
+        case("newest 50, one at a time", 1, 6 * effort.turns),
+        case(f"newest 50, {_READERS} at once", _READERS, effort.turns),
+    ]
 
 
 def _in_turns(

@@ -22,26 +22,34 @@ TITLES = {
     "clickhouse": "ClickHouse",
 }
 
-_URL = re.compile(r"\b[\w+]+://\S+")
+_URL = re.compile(r"\b[\w+]+://[^\s)]+")
 _PATH = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}")
-_PORT = re.compile(r"\b(?:127\.0\.0\.1|localhost)(?::|', )\d+")
+_PORT = re.compile(r"'?\b(?:127\.0\.0\.1|localhost)(?::|'?, )\d+")
 
 
 def clean(text: str) -> str:
     """A text of somebody else's without what is of one machine alone: URLs, paths, ports; fit for a cell."""
-    for pattern, word in ((_URL, "(URL)"), (_PORT, "(the server)"), (_PATH, "(path)")):
+    for pattern, word in ((_URL, "URL"), (_PORT, "SERVER"), (_PATH, "PATH")):
         text = pattern.sub(word, text)
     return " ".join(text.replace("|", "/").replace("`", "'").split())
 
 
 class Stored:
-    """What the steps found, by part, backend and name."""
+    """What the steps found, by part, backend and name.
+
+    Attributes:
+        failed: The steps that found nothing, with the error.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._parts: dict[str, dict[str, dict[str, Any]]] = {
-            part: {path.stem: json.loads(path.read_text()) for path in sorted((folder / part).glob("*.json"))}
-            for part in ("bench", "peers", "growth")
-        }
+        self.failed: dict[str, str] = {}
+        self._parts = {part: self._load(folder / part) for part in ("bench", "peers", "growth")}
+
+    def _load(self, folder: Path) -> dict[str, dict[str, Any]]:
+        found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+        for name in [name for name, result in found.items() if "failed" in result]:
+            self.failed[f"{folder.name} {name}"] = found.pop(name)["failed"].splitlines()[-1]
+        return found
 
     def machines(self) -> list[dict[str, Any]]:
         """Those of all results, by date."""
