@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from servers.base import free_port
+from servers.base import GUARD, free_port
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0
@@ -37,39 +37,52 @@ class Service:
         command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "service_app:create", "--port", str(port)]
         # A connection that comes as it is told to end may else keep it for as long as its client likes.
         command += ["--timeout-graceful-shutdown", "3"]
+        command += ["--workers", str(workers), "--no-access-log"]
+        own = folder / "guarded" / "service"  # the guard removes it when this process is killed
+        own.mkdir(parents=True)
+        lifeline, self._held = os.pipe()
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, "--workers", str(workers), "--no-access-log"],
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", str(GUARD), "SIGTERM", "", str(own), *command],
                 env=clean,
-                stdout=log,
+                stdin=lifeline,
+                stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
             )
+        os.close(lifeline)
+        with self._guard.stdout:
+            self.pid = int(self._guard.stdout.readline())
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
     def __enter__(self):
-        self.until(lambda: self.said().count("Application startup complete.") >= self._workers)
+        try:
+            self.until(lambda: self.said().count("Application startup complete.") >= self._workers)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+            os.killpg(self.pid, signal.SIGKILL)
+        self._guard.wait()
+        os.close(self._held)
 
     def until(self, condition) -> None:
         """Wait until it holds, and fail if it does not, or the service has ended."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, self.said()
-            assert self.process.poll() is None, self.said()
+            assert self._guard.poll() is None, self.said()
             time.sleep(0.02)
 
     def terminate(self) -> None:
         """End it in good order, as an orchestrator does, and wait for its end."""
-        self.process.terminate()
-        self.process.wait(PATIENCE)
+        os.kill(self.pid, signal.SIGTERM)
+        self._guard.wait(PATIENCE)
 
     def client(self) -> httpx.AsyncClient:
         limits = httpx.Limits(max_keepalive_connections=None)
