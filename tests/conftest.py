@@ -11,8 +11,9 @@ import servers
 pytest.register_assert_rewrite("sql_marks")
 
 ONCE = re.compile(
-    r"tests/drivers/(postgresql|mysql|redis|mongodb|clickhouse)/|tests/(bench|faults|service)/|test_guesses|tests/contract/test_pgbouncer|Cluster|Sentinel"
-    r"|test_replicas_(servers|contract)|tests/contract/test_(deferred|clickhouse|mongodb)|Encrypted"
+    r"tests/drivers/(postgresql|mysql|redis|mongodb|clickhouse)/|tests/(bench|benchmarks|faults|service)/|test_guesses"
+    r"|tests/contract/test_(deferred|clickhouse|mongodb|pgbouncer)|test_replicas_(servers|contract)"
+    r"|Cluster|Sentinel|Encrypted"
 )
 """What asks servers or layers more than Python: one Python is enough for it, where several are tested (Makefile)."""
 

@@ -124,11 +124,13 @@ class ScopeContract(Contract):
             await state.set_many(dict.fromkeys(names, number))
 
         async def read() -> None:
-            found = await state.get_many(names)
-            assert len(set(found.values())) == 1, found
-            assert len({item.value for item in await state.scan()}) == 1
+            while not written.done():
+                found = await state.get_many(names)
+                assert len(set(found.values())) == 1, found
+                assert len({item.value for item in await state.scan()}) == 1
 
-        await asyncio.gather(*(write(number // 2) if number % 2 else read() for number in range(TASKS)))
+        written = asyncio.gather(*map(write, range(TASKS)))
+        await asyncio.gather(written, *(read() for _ in range(4)))
 
 
 async def add_one(scope: StateScope, key: str) -> int:
