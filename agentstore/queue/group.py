@@ -82,7 +82,8 @@ class Grouping(Generic[Op, Out]):
         self._lonely = True  # whether the latest group was of one
         self._waiting: deque[Waiting[Op, Out]] = deque()
         self._in_flight: list[Sequence[Waiting[Op, Out] | Lone]] = []
-        self._drainers: set[asyncio.Task[None] | None] = set()
+        self._drains = 0  # under way; an eager one has begun before its task is here
+        self._tasks: set[asyncio.Task[None]] = set()
         self._news: asyncio.Future[None] | None = None  # of entries that were settled, for those who flush
         self._tally = tally
         self._deadline = deadline
@@ -128,8 +129,11 @@ class Grouping(Generic[Op, Out]):
 
     def _see_to_it(self) -> None:
         """Begin to drain, unless somebody is about to take a group, or as many are in flight as may be."""
-        if len(self._drainers) == len(self._in_flight) < self._width:  # a lone caller sees to it when it has done
-            self._drainers.add(asyncio.get_running_loop().create_task(self._drain()))
+        if self._drains == len(self._in_flight) < self._width:  # a lone caller sees to it when it has done
+            self._drains += 1
+            task = asyncio.get_running_loop().create_task(self._drain())
+            self._tasks.add(task)  # the loop itself would let it be collected
+            task.add_done_callback(self._tasks.discard)
 
     async def _alone(self, op: Op, task: asyncio.Task[Any]) -> Out:
         """Carry out `op` here and now."""
@@ -185,7 +189,7 @@ class Grouping(Generic[Op, Out]):
             self._tell_news()
             raise
         finally:
-            self._drainers.discard(asyncio.current_task())
+            self._drains -= 1
 
     def _ring(self, since: float) -> None:
         """See to it that somebody looks when a caller who came then has waited for the deadline."""

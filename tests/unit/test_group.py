@@ -162,14 +162,16 @@ async def test_a_cancelled_drainer_still_tells_what_was_done():
 
 
 @pytest.mark.parametrize("factory", [None, *([asyncio.eager_task_factory] if EAGER else [])])
-async def test_any_task_factory(factory):
+@pytest.mark.parametrize("width", [1, 2])
+async def test_any_task_factory(factory, width):
     asyncio.get_running_loop().set_task_factory(factory)
 
     async def run(batch):
         return [op.upper() for op in batch]
 
-    grouping = Grouping(run, Tally())
+    grouping = Grouping(run, Tally(), width=width, key=str)
     assert [await grouping.submit(op) for op in "ab"] == ["A", "B"]
+    assert await asyncio.gather(*map(grouping.submit, "abcabc")) == [*"ABCABC"]
     await grouping.flush()
 
 
