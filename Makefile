@@ -76,7 +76,7 @@ format: $(ENV)/dev ## Put the code into the house's form
 
 BENCH_ARGS ?= --workload append --workload sequential --workload resume --workload state --seconds 0.2
 
-bench: $(ENV)/dev ## Compare the stores at hand with their bare drivers (two minutes; BENCH_ARGS="--workload long")
+bench: $(ENV)/dev ## Compare the stores at hand with their bare drivers (three minutes; BENCH_ARGS="--workload long")
 	$(BIN)/python tests/servers --durable --found run postgresql mysql redis mongodb clickhouse -- \
 		scripts/bench $(BIN)/agentstore $(BENCH_ARGS)
 
