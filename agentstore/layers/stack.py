@@ -63,15 +63,7 @@ class Stack:
         self._writes = _way_of_writes(state, deadline)
 
     def _way_of_appends(self, side: Side, deadline: float) -> Appends:
-        direct: Direct[Append, list[Message]] = Direct(
-            side.below.append,
-            side.tally,
-            side.bounds,
-            deadline,
-            side.watch,
-            in_place=side.spec.in_place,
-            width=side.spec.commits,
-        )
+        direct: Direct[Append, list[Message]] = _direct(side, side.below.append, deadline)
         if side.queue is None:
             return direct
         return DeferredAppends(side.queue, direct, self._heads.submit, always=side.deferring)
@@ -132,15 +124,7 @@ class Stack:
 
 
 def _way_of_writes(side: Side, deadline: float) -> Writes:
-    direct: Direct[StateOp, int] = Direct(
-        side.below.write_items,
-        side.tally,
-        side.bounds,
-        deadline,
-        side.watch,
-        in_place=side.spec.in_place,
-        width=side.spec.commits,
-    )
+    direct: Direct[StateOp, int] = _direct(side, side.below.write_items, deadline)
     return direct if side.queue is None else DeferredWrites(side.queue, direct, always=side.deferring)
 
 

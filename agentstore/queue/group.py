@@ -138,7 +138,8 @@ class Grouping(Generic[Op, Out]):
     async def _alone(self, op: Op, task: asyncio.Task[Any]) -> Out:
         """Carry out `op` here and now."""
         entry = Lone(task)
-        self._in_flight.append((entry,))
+        group = (entry,)
+        self._in_flight.append(group)
         if self._watch is None:
             self._ring(entry.since)
         try:
@@ -151,7 +152,7 @@ class Grouping(Generic[Op, Out]):
             self._tally.groups += 1
             self._tally.operations += 1
             entry.settled = True
-            self._in_flight.clear()
+            self._in_flight.remove(group)
             self._tell_news()
             if self._waiting:
                 self._see_to_it()
